@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The maps. A name ends on the version of its layout: a changed layout is a new map,
+ * never a pinned one read wrongly. 15 characters at most.
+ *
+ * Configuration stands in mmapable arrays, written with single stores by pkg/dataplane;
+ * the HASH maps only lead to slots of these.
+ */
+#ifndef PRIVLINK_MAPS_H
+#define PRIVLINK_MAPS_H
+
+#include "types.h"
+
+#define ARRAY(map, entries, type_)                                                                 \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                  \
+		__uint(map_flags, BPF_F_MMAPABLE);                                                 \
+		__uint(max_entries, entries);                                                      \
+		__type(key, __u32);                                                                \
+		__type(value, type_);                                                              \
+	} map SEC(".maps")
+
+#define PERCPU(map, entries, type_)                                                                \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                           \
+		__uint(max_entries, entries);                                                      \
+		__type(key, __u32);                                                                \
+		__type(value, type_);                                                              \
+	} map SEC(".maps")
+
+#define HASH(map, entries, key_, value_, flags)                                                    \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
+		__uint(map_flags, flags);                                                          \
+		__uint(max_entries, entries);                                                      \
+		__type(key, key_);                                                                 \
+		__type(value, value_);                                                             \
+	} map SEC(".maps")
+
+ARRAY(flows_1, 64, struct flow); /* entries set at load: homes + the window */
+ARRAY(table_1, 1, struct table);
+ARRAY(config_1, 1, struct config);
+
+ARRAY(ifaces_1, IFACE_SLOTS, struct iface);
+ARRAY(outs_1, MAX_OUTS, struct out);
+ARRAY(links_1, MAX_LINKS, struct link);
+ARRAY(usage_1, MAX_LINKS, struct usage);
+ARRAY(rules_1, MAX_RULES, struct rule);
+ARRAY(natsets_1, MAX_NATSETS, struct natset);
+ARRAY(backends_1, MAX_BACKENDS, struct backend);
+ARRAY(buckets_1, MAX_OUTS, struct bucket);
+
+PERCPU(link_stats_1, MAX_LINKS, struct link_stats);
+PERCPU(reasons_1, REASON_COUNT, struct reason_stats);
+
+HASH(addresses_1, MAX_ADDRESSES, struct address_key, struct address, BPF_F_NO_PREALLOC);
+HASH(ruleidx_1, MAX_RULES, struct rule_key, struct rule_ref, BPF_F_NO_PREALLOC);
+HASH(dials_1, MAX_DIALS, struct dial_key, struct dial, 0);
+HASH(domains_1, MAX_DOMAINS, struct domain_key, struct domain, BPF_F_NO_PREALLOC);
+
+/* A rule's Maglev table: element 0 is the number of places, 0 if there is none; then one
+ * backend slot each. The tables differ in size, so the size travels with the table.
+ */
+struct maglev_table {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, MAX_RULES);
+	__type(key, __u32);
+	__array(values, struct maglev_table);
+} maglev_1 SEC(".maps");
+
+/* Outputs that take XDP frames, by slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, MAX_OUTS);
+	__type(key, __u32);
+	__type(value, __u32);
+} xdp_outs_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 16); /* bytes */
+} events_1 SEC(".maps");
+
+#endif
