@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0 */
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The flow table: open addressing in an ARRAY that user space maps, one cache line an entry.
  *
@@ -41,6 +41,7 @@
 #ifndef PRIVLINK_FLOWTABLE_H
 #define PRIVLINK_FLOWTABLE_H
 
+#include <stdbool.h>
 #include "types.h"
 
 /* The window: slots a key may stand in. At most 30, the bits that the home word has for them. */
@@ -48,7 +49,14 @@
 #define FLOW_HOME_BITS 0x3fffffffu /* home word, bits 0-29: slot home + i holds a key of this home */
 #define FLOW_HOME_LOCK 0x40000000u /* home word, bit 30: somebody inserts a key of this home */
 
-/* The state word: bits 0-1 an enum flow_state, 2-6 the distance from the home, 7-31 the sequence. */
+/* The state word: bits 0-1 an enum slot_state, 2-6 the distance from the home, 7-31 the sequence. */
+enum slot_state {
+	SLOT_FREE = 0,
+	SLOT_BUSY = 1,
+	SLOT_LIVE = 2,
+	SLOT_DEAD = 3,
+};
+
 #define FLOW_STATE_MASK 3u
 #define FLOW_DISTANCE(state) ((state) >> 2 & 31)
 #define FLOW_SEQUENCE(state) ((state) & ~127u)
@@ -121,6 +129,7 @@ static __always_inline struct flow *flow_after(struct flow *f, __u64 seen)
 	asm volatile("%0 &= 0" : "+r"(seen));
 	return (void *)f + seen;
 #else
+	(void)seen;
 	return f;
 #endif
 }
@@ -176,7 +185,7 @@ static __always_inline bool flow_match(struct flow *f, const struct flow_key *ke
 {
 	__u32 seen = FLOW_STATE(f);
 
-	if ((seen & FLOW_STATE_MASK) != FLOW_LIVE || !flow_has_key(f, key))
+	if ((seen & FLOW_STATE_MASK) != SLOT_LIVE || !flow_has_key(f, key))
 		return false;
 	FLOW_PAUSE();
 	flow_barrier();
@@ -198,7 +207,7 @@ static __always_inline bool flow_match_lookup(struct flow *f, const struct flow_
 	flow_word *have;
 	__u64 k0, k1;
 
-	if ((seen & FLOW_STATE_MASK) != FLOW_LIVE)
+	if ((seen & FLOW_STATE_MASK) != SLOT_LIVE)
 		return false;
 	d = flow_after(f, seen);
 	have = (flow_word *)&d->key;
@@ -282,7 +291,7 @@ enum flow_inserted {
 struct flow_insert {
 	struct flow_key key; /* in */
 	struct rewrite rw;   /* in: of the new entry; EXISTS out: of the one that is there */
-	__u32 twin;          /* in: slot of the other half, FLOW_NO_TWIN while there is none */
+	__u32 twin;          /* in: slot of the other half, NO_SLOT while there is none */
 	__u32 now;           /* in, seconds: the stamp */
 	/*
 	 * in, seconds: the age from which the key's own DEAD slot is taken again, 0 = at once. Before
@@ -347,7 +356,7 @@ locked:
 			goto unlock;
 		}
 		state = FLOW_STATE(f);
-		if ((state & FLOW_STATE_MASK) != FLOW_DEAD || !flow_has_key(f, &a->key))
+		if ((state & FLOW_STATE_MASK) != SLOT_DEAD || !flow_has_key(f, &a->key))
 			continue;
 		if (FLOW_FAULT(FAULT_NO_REST) ||
 		    flow_age(now, FLOW_READ(f->stamp)) >= (__s32)a->rest) {
@@ -368,19 +377,19 @@ locked:
 		if (!f)
 			break;
 		old = n < 0 ? own_state : FLOW_READ(f->state);
-		if (n >= 0 && (old & FLOW_STATE_MASK) != FLOW_FREE)
+		if (n >= 0 && (old & FLOW_STATE_MASK) != SLOT_FREE)
 			continue;
 		mine = (FLOW_SEQUENCE(old) + FLOW_SEQUENCE_STEP) | distance << 2;
 		if (FLOW_FAULT(FAULT_SAME_SEQUENCE))
 			mine = FLOW_SEQUENCE(old) | distance << 2;
-		if (__sync_val_compare_and_swap(&f->state, old, mine | FLOW_BUSY) != old)
+		if (__sync_val_compare_and_swap(&f->state, old, mine | SLOT_BUSY) != old)
 			continue;
 		if (n < 0) {
 			a->revived = 1;
-			a->revived_tag = FLOW_READ(f->rw.tag);
+			a->revived_tag = FLOW_READ(f->rw.tag.word);
 		}
 		if (FLOW_FAULT(FAULT_EARLY_LIVE)) {
-			__sync_lock_test_and_set(&f->state, mine | FLOW_LIVE);
+			__sync_lock_test_and_set(&f->state, mine | SLOT_LIVE);
 			FLOW_PAUSE();
 		}
 		f->key = a->key;
@@ -392,13 +401,13 @@ locked:
 		if (!FLOW_FAULT(FAULT_BIT_LATE))
 			__sync_fetch_and_or(&h->home, 1u << distance);
 		FLOW_PAUSE();
-		__sync_lock_test_and_set(&f->state, mine | FLOW_LIVE);
+		__sync_lock_test_and_set(&f->state, mine | SLOT_LIVE);
 		if (FLOW_FAULT(FAULT_BIT_LATE)) {
 			FLOW_PAUSE();
 			__sync_fetch_and_or(&h->home, 1u << distance);
 		}
 		a->slot = home + distance;
-		a->state = mine | FLOW_LIVE;
+		a->state = mine | SLOT_LIVE;
 		result = FLOW_NEW;
 		break;
 	}
@@ -429,7 +438,7 @@ static __always_inline bool flow_end(struct flow *f, __u32 state, __u32 now)
 	FLOW_READ(f->stamp) = now;
 	flow_barrier();
 	FLOW_PAUSE();
-	return __sync_val_compare_and_swap(&f->state, state, state ^ FLOW_LIVE ^ FLOW_DEAD) == state;
+	return __sync_val_compare_and_swap(&f->state, state, state ^ SLOT_LIVE ^ SLOT_DEAD) == state;
 }
 
 /*
@@ -441,13 +450,13 @@ static __always_inline bool flow_free(struct flow *f, __u32 slot, __u32 state)
 {
 	struct flow *h;
 
-	if (__sync_val_compare_and_swap(&f->state, state, state ^ FLOW_DEAD ^ FLOW_BUSY) != state)
+	if (__sync_val_compare_and_swap(&f->state, state, state ^ SLOT_DEAD ^ SLOT_BUSY) != state)
 		return false;
 	FLOW_PAUSE();
 	h = flow_at(slot - FLOW_DISTANCE(state));
 	if (h && !FLOW_FAULT(FAULT_BIT_STAYS))
 		__sync_fetch_and_and(&h->home, ~(1u << FLOW_DISTANCE(state)));
-	__sync_lock_test_and_set(&f->state, FLOW_SEQUENCE(state) | FLOW_FREE);
+	__sync_lock_test_and_set(&f->state, FLOW_SEQUENCE(state) | SLOT_FREE);
 	return true;
 }
 
@@ -458,12 +467,12 @@ static __always_inline bool flow_free(struct flow *f, __u32 slot, __u32 state)
  */
 static __always_inline struct flow *flow_twin(__u32 slot, __u32 twin, __u32 *state, __u32 *stamp)
 {
-	struct flow *t = twin == FLOW_NO_TWIN ? NULL : flow_at(twin);
+	struct flow *t = twin == NO_SLOT ? NULL : flow_at(twin);
 
 	if (!t)
 		return NULL;
 	*state = FLOW_STATE(t);
-	if ((*state & FLOW_STATE_MASK) != FLOW_LIVE || FLOW_READ(t->twin) != slot)
+	if ((*state & FLOW_STATE_MASK) != SLOT_LIVE || FLOW_READ(t->twin) != slot)
 		return NULL;
 	*stamp = FLOW_READ(t->stamp);
 	return t;
