@@ -60,7 +60,7 @@ struct flow_key {
 	__u16 vnet; /* the VNet the packet arrives from */
 	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP; of fragments any */
 	__u8 kind; /* enum flow_kind */
-};
+} __attribute__((aligned(8))); /* compared as two words, on the stack too */
 
 /* Where a forward packet goes: a backend, at the generation the flow was opened with. */
 struct via_forward {
