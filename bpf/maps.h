@@ -41,6 +41,9 @@ ARRAY(flows_1, 64, struct flow); /* entries set at load: homes + the window */
 ARRAY(table_1, 1, struct table);
 ARRAY(config_1, 1, struct config);
 
+ARRAY(vnets_1, MAX_VNETS, struct name);
+ARRAY(services_1, MAX_SERVICES, struct name);
+ARRAY(pools_1, MAX_POOLS, struct name);
 ARRAY(ifaces_1, IFACE_SLOTS, struct iface);
 ARRAY(outs_1, MAX_OUTS, struct out);
 ARRAY(links_1, MAX_LINKS, struct link);

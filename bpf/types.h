@@ -14,6 +14,8 @@
 /* Limits, each reported in the error that enforces it. */
 enum limits {
 	MAX_VNETS = 65536,
+	MAX_SERVICES = 65536,
+	MAX_POOLS = 65536,
 	MAX_LINKS = 65536,
 	MAX_RULES = 65536,
 	MAX_BACKENDS = 262144,
@@ -167,7 +169,8 @@ struct out {
 	__u8 mac[6];
 	__u16 vnet;
 	__u8 flags; /* enum out_flags */
-	__u8 pad[15];
+	__u8 pad[7];
+	__u64 ident; /* hash of the attachment it was made for: found again under another ifindex */
 };
 
 enum out_flags {
@@ -193,7 +196,12 @@ struct link {
 	__u32 max_flows;
 	__be32 addr; /* net: endpoint or frontend IP */
 	__u16 vnet;
-	__u16 pad2;
+	__u16 epoch; /* of the State, low bits: tells a restarted daemon that gen was raised for it */
+};
+
+/* Whose a number is (VNet, rule set, pool); read by user space only, which finds it again so. */
+struct name {
+	__u64 ident;
 };
 
 /* What a link uses; changed atomically by the programs. */

@@ -11,8 +11,17 @@ type State struct {
 	// Revision of the store the State was compiled from; reported back when the kernel agrees.
 	Revision uint64
 	Networks []Network
+	// Pools are all backend pools, also those that no rule names at present: the flows of a rule
+	// that left a pool stay as long as the pool is here with their backend's address.
+	Pools    []Pool
 	RuleSets []RuleSet
 	Links    []Link
+}
+
+// Pool is a backend pool's membership.
+type Pool struct {
+	Key     string
+	Members []netip.Addr
 }
 
 // Network is one isolated IPv4 address space (a VNet).
