@@ -10,6 +10,7 @@
 #define PRIVLINK_MAPS_H
 
 #include "types.h"
+#include "reasons.h"
 
 #define ARRAY(map, entries, type_)                                                                 \
 	struct {                                                                                   \
@@ -37,29 +38,28 @@
 		__type(value, value_);                                                             \
 	} map SEC(".maps")
 
-ARRAY(flows_1, 64, struct flow); /* entries set at load: homes + the window */
-ARRAY(table_1, 1, struct table);
-ARRAY(config_1, 1, struct config);
+ARRAY(table_v1, 1, struct table);
+ARRAY(config_v1, 1, struct config);
 
-ARRAY(vnets_1, MAX_VNETS, struct name);
-ARRAY(services_1, MAX_SERVICES, struct name);
-ARRAY(pools_1, MAX_POOLS, struct name);
-ARRAY(ifaces_1, IFACE_SLOTS, struct iface);
-ARRAY(outs_1, MAX_OUTS, struct out);
-ARRAY(links_1, MAX_LINKS, struct link);
-ARRAY(usage_1, MAX_LINKS, struct usage);
-ARRAY(rules_1, MAX_RULES, struct rule);
-ARRAY(natsets_1, MAX_NATSETS, struct natset);
-ARRAY(backends_1, MAX_BACKENDS, struct backend);
-ARRAY(buckets_1, MAX_OUTS, struct bucket);
+ARRAY(vnets_v1, MAX_VNETS, struct name);
+ARRAY(services_v1, MAX_SERVICES, struct name);
+ARRAY(pools_v1, MAX_POOLS, struct name);
+ARRAY(ifaces_v1, IFACE_SLOTS, struct iface);
+ARRAY(outs_v1, MAX_OUTS, struct out);
+ARRAY(links_v1, MAX_LINKS, struct link);
+ARRAY(usage_v1, MAX_LINKS, struct usage);
+ARRAY(rules_v1, MAX_RULES, struct rule);
+ARRAY(natsets_v1, MAX_NATSETS, struct natset);
+ARRAY(backends_v1, MAX_BACKENDS, struct backend);
+ARRAY(buckets_v1, MAX_OUTS, struct bucket);
 
-PERCPU(link_stats_1, MAX_LINKS, struct link_stats);
-PERCPU(reasons_1, REASON_COUNT, struct reason_stats);
+PERCPU(link_stats_v1, MAX_LINKS, struct link_stats);
+PERCPU(reasons_v1, REASON_COUNT, struct reason_stats);
 
-HASH(addresses_1, MAX_ADDRESSES, struct address_key, struct address, BPF_F_NO_PREALLOC);
-HASH(ruleidx_1, MAX_RULES, struct rule_key, struct rule_ref, BPF_F_NO_PREALLOC);
-HASH(dials_1, MAX_DIALS, struct dial_key, struct dial, 0);
-HASH(domains_1, MAX_DOMAINS, struct domain_key, struct domain, BPF_F_NO_PREALLOC);
+HASH(addresses_v1, MAX_ADDRESSES, struct address_key, struct address, BPF_F_NO_PREALLOC);
+HASH(ruleidx_v1, MAX_RULES, struct rule_key, struct rule_ref, BPF_F_NO_PREALLOC);
+HASH(dials_v1, MAX_DIALS, struct dial_key, struct dial, 0);
+HASH(domains_v1, MAX_DOMAINS, struct domain_key, struct domain, BPF_F_NO_PREALLOC);
 
 /* A rule's Maglev table: element 0 is the number of places, 0 if there is none; then one
  * backend slot each. The tables differ in size, so the size travels with the table.
@@ -77,7 +77,7 @@ struct {
 	__uint(max_entries, MAX_RULES);
 	__type(key, __u32);
 	__array(values, struct maglev_table);
-} maglev_1 SEC(".maps");
+} maglev_v1 SEC(".maps");
 
 /* Outputs that take XDP frames, by slot. */
 struct {
@@ -85,11 +85,11 @@ struct {
 	__uint(max_entries, MAX_OUTS);
 	__type(key, __u32);
 	__type(value, __u32);
-} xdp_outs_1 SEC(".maps");
+} xdp_outs_v1 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 16); /* bytes */
-} events_1 SEC(".maps");
+} events_v1 SEC(".maps");
 
 #endif

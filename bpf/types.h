@@ -31,6 +31,9 @@ enum limits {
 	PORT_COUNT = 64512, /* 1024..65535 */
 	PORT_WORDS = 1008,
 	MAX_FRAGMENTS = 4096, /* incomplete datagrams a link may hold */
+	RST_PER_SECOND = 1000, /* per output, for segments without a flow */
+	ICMP_PER_SECOND = 100,
+	ARP_PER_SECOND = 200, /* events */
 };
 
 /* Seconds. MIN_IDLE is the shortest of all: a stamp younger than it needs no further question. */
@@ -68,7 +71,7 @@ struct flow_key {
 struct via_forward {
 	__u32 backend; /* slot */
 	__u16 backend_gen;
-	__u16 pad;
+	__u16 client; /* hash of the client's MAC and interface: another one is a client that moved */
 };
 
 /* Where a reply goes: the MAC its client was last heard from, and the slot of the output. */
@@ -369,7 +372,9 @@ struct domain {
 /* Tokens for packets privlink builds, per output, so that no neighbour uses up another's. */
 struct bucket {
 	__u32 stamp; /* seconds */
-	__u32 used; /* in that second */
+	__u32 rst; /* in that second */
+	__u32 icmp;
+	__u32 arp; /* events */
 };
 
 /* The whole table. */
@@ -386,7 +391,7 @@ struct config {
 	__u32 max_pairs; /* homes / 4 */
 	__u32 port_step; /* coprime with 2, 3 and 7 */
 	__u32 port_offset;
-	__u32 revision; /* applied */
+	__u32 port_inverse; /* of port_step, modulo PORT_COUNT */
 	__u32 pad;
 };
 
