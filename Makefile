@@ -1,0 +1,72 @@
+# privlink: build, generate, verify, lint, test, demo. `make help` lists the targets.
+# On a machine without make or compilers, scripts/setup TARGET installs them and comes here.
+
+# --- Versions of tools: the only place ------------------------------------------------------
+# The Go toolchain and the Go tools (bpf2go, staticcheck) are pinned in go.mod.
+# Generated objects depend on the compiler's exact output, so its major version is part of the name.
+CLANG        := clang-19
+LLVM_STRIP   := llvm-strip-19
+CLANG_FORMAT := clang-format-19
+
+# --- Settings ---------------------------------------------------------------------------------
+# Limit for the tests of one package; two packages at a time, as the smallest machine has two cores.
+TEST_TIMEOUT  ?= 10m
+TEST_PARALLEL ?= 2
+# Restricts `make test` and `make lint` to some packages: make test PKG=./pkg/lab/...
+PKG ?= ./...
+
+# scripts/setup leaves a link to the Go toolchain it fetched in .cache/go; where it found one, PATH has it.
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin
+# A go command must not fetch another toolchain behind our back: setup has chosen one.
+export GOTOOLCHAIN := local
+
+# bpf2go reads these; the go:generate lines name only the source, the target and their own -I.
+#  -mcpu=v3      32-bit ALU and jumps, supported since 5.1; the oldest kernel we support is 6.1
+#  -idirafter    asm/types.h stands in the multiarch folder, which the BPF target does not search
+#  BPF2GO_STRIP  named by version: plain llvm-strip may be another LLVM's
+export BPF2GO_CC     := $(CLANG)
+export BPF2GO_STRIP  := $(LLVM_STRIP)
+export BPF2GO_CFLAGS := -O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter \
+	-idirafter /usr/include/$(shell uname -m)-linux-gnu
+
+.DEFAULT_GOAL := build
+.PHONY: help build generate verify lint format test demo lab-clean clean
+# A recipe that fails half way must not leave a file that looks finished.
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## bin/privlink (needs neither clang nor root)
+	go build -o bin/privlink ./cmd/privlink
+
+generate: ## compile bpf/ and write objects and Go bindings beside the packages that embed them
+	go generate ./...
+
+verify: ## regenerate everything in a copy at another path and compare with what is committed
+	scripts/verify
+
+# gofmt and clang-format list what they would change and say nothing when all is well.
+lint: ## gofmt, go vet, staticcheck, clang-format, go.mod
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	go vet $(PKG)
+	go tool staticcheck $(PKG)
+	git ls-files -co --exclude-standard 'bpf/*.[ch]' | xargs -r $(CLANG_FORMAT) --dry-run -Werror
+
+format: ## let gofmt and clang-format rewrite what lint complains about
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+	git ls-files -co --exclude-standard 'bpf/*.[ch]' | xargs -r $(CLANG_FORMAT) -i
+
+# -count=1: what these tests measure is the kernel, which the test cache knows nothing of.
+test: build ## every test: unit, packet tables, namespaces (root)
+	@test "$$(id -u)" = 0 || { echo "make test: must be root (network namespaces, BPF)"; exit 1; }
+	go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(PKG)
+
+demo: build ## the main job in network namespaces, under 30 s (root)
+	bin/privlink demo
+
+lab-clean: ## remove namespaces, processes and pins left by labs whose owner was killed (root)
+	go run ./scripts/lab-clean
+
+clean: ## remove what was built; .cache (the fetched toolchain) stays
+	rm -rf bin
