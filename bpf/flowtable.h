@@ -46,7 +46,8 @@
 
 /* The window: slots a key may stand in. At most 30, the bits that the home word has for them. */
 #define FLOW_WINDOW 30
-#define FLOW_HOME_BITS 0x3fffffffu /* home word, bits 0-29: slot home + i holds a key of this home */
+#define FLOW_HOME_BITS \
+	0x3fffffffu /* home word, bits 0-29: slot home + i holds a key of this home */
 #define FLOW_HOME_LOCK 0x40000000u /* home word, bit 30: somebody inserts a key of this home */
 
 /* The state word: bits 0-1 an enum slot_state, 2-6 the distance from the home, 7-31 the sequence. */
@@ -57,10 +58,10 @@ enum slot_state {
 	SLOT_DEAD = 3,
 };
 
-#define FLOW_STATE_MASK 3u
+#define FLOW_STATE_MASK      3u
 #define FLOW_DISTANCE(state) ((state) >> 2 & 31)
 #define FLOW_SEQUENCE(state) ((state) & ~127u)
-#define FLOW_SEQUENCE_STEP 128u
+#define FLOW_SEQUENCE_STEP   128u
 
 /* Tries of an insert at the lock of its home: some microseconds, longer than any holder needs. */
 #define FLOW_LOCK_TRIES 128
@@ -73,7 +74,9 @@ enum slot_state {
 #define FLOW_FAULT(fault) 0
 #endif
 #ifndef FLOW_PAUSE
-#define FLOW_PAUSE() do { } while (0)
+#define FLOW_PAUSE() \
+	do {         \
+	} while (0)
 #endif
 
 _Static_assert(sizeof(struct rewrite) == 32, "the rewrite is half a cache line");
@@ -99,15 +102,14 @@ volatile const __u64 flow_seed[5] = {};
  * Number of the only bit set in x is flow_bit[x * 0x077cb531 >> 27]. Volatile, or clang recognizes
  * the idiom and asks for an instruction that BPF has not.
  */
-static volatile const __u8 flow_bit[32] = {
-	0, 1, 28, 2, 29, 14, 24, 3, 30, 22, 20, 15, 25, 17, 4, 8,
-	31, 27, 13, 23, 21, 19, 16, 7, 26, 12, 18, 6, 11, 5, 10, 9
-};
+static volatile const __u8 flow_bit[32] = {0,  1,  28, 2,  29, 14, 24, 3,  30, 22, 20,
+                                           15, 25, 17, 4,  8,  31, 27, 13, 23, 21, 19,
+                                           16, 7,  26, 12, 18, 6,  11, 5,  10, 9};
 
 /* A word of a key or an entry: may alias the named fields, which is how everybody else writes them. */
 typedef __u64 __attribute__((may_alias)) flow_word;
 
-#define FLOW_READ(x) (*(volatile typeof(x) *)&(x))
+#define FLOW_READ(x)   (*(volatile typeof(x) *)&(x))
 #define flow_barrier() asm volatile("" ::: "memory")
 
 /*
@@ -181,7 +183,7 @@ static __always_inline bool flow_has_key(struct flow *f, const struct flow_key *
 
 /* Is f this key's live entry? Copies it first and asks whether it was the same one all the time. */
 static __always_inline bool flow_match(struct flow *f, const struct flow_key *key,
-				       struct rewrite *out, __u32 *state, __u32 *stamp)
+                                       struct rewrite *out, __u32 *state, __u32 *stamp)
 {
 	__u32 seen = FLOW_STATE(f);
 
@@ -199,7 +201,7 @@ static __always_inline bool flow_match(struct flow *f, const struct flow_key *ke
 /* The same for lookups, which must not write the line: see FLOW_STATE. */
 #ifdef __TARGET_ARCH_arm64
 static __always_inline bool flow_match_lookup(struct flow *f, const struct flow_key *key,
-					      struct rewrite *out, __u32 *state, __u32 *stamp)
+                                              struct rewrite *out, __u32 *state, __u32 *stamp)
 {
 	const flow_word *want = (const flow_word *)key, *copy = (const flow_word *)out;
 	__u32 seen = FLOW_READ(f->state), then;
@@ -236,7 +238,7 @@ static __always_inline bool flow_match_lookup(struct flow *f, const struct flow_
  * hold nothing that may be used. Whoever reads more of the entry asks flow_same afterwards.
  */
 static __always_inline struct flow *flow_find(const struct flow_key *key, struct rewrite *out,
-					      __u32 *slot, __u32 *state, __u32 *stamp)
+                                              __u32 *slot, __u32 *state, __u32 *stamp)
 {
 	__u32 home = flow_home(key), bits;
 	struct flow *f = flow_at(home);
@@ -300,12 +302,12 @@ struct flow_insert {
 	 * age from which the sweep frees, or that ends the rest.
 	 */
 	__u32 rest;
-	__u32 wait;          /* in, 0 or 1 */
-	__u32 slot;          /* out, NEW and EXISTS */
-	__u32 state;         /* out, NEW and EXISTS: the state word */
-	__u32 stamp;         /* out, EXISTS, seconds */
-	__u32 revived;       /* out, NEW: 1 if the slot was the key's own DEAD one, so that no sweep frees that */
-	__u64 revived_tag;   /* out, with revived: rw.tag of that old entry */
+	__u32 wait;  /* in, 0 or 1 */
+	__u32 slot;  /* out, NEW and EXISTS */
+	__u32 state; /* out, NEW and EXISTS: the state word */
+	__u32 stamp; /* out, EXISTS, seconds */
+	__u32 revived; /* out, NEW: 1 if the slot was the key's own DEAD one, so that no sweep frees that */
+	__u64 revived_tag; /* out, with revived: rw.tag of that old entry */
 };
 
 /*
@@ -417,14 +419,16 @@ unlock:
 }
 
 /*
- * Names the other half, after both are inserted. `state` is what the insert of f gave. False when f
- * was ended meanwhile: then the pair is none, and its maker ends the other half too.
+ * Names the other half in f, the reverse one, after both are inserted; `state` is what the insert of
+ * f gave. False when f was ended meanwhile. The exchange orders the link before whatever its maker
+ * reads next: if it then finds the forward half ended (flow_same), it ends f as well, because who
+ * ended that may have come too early to see the link (flow_end_pair, which reads in turn).
  */
 static __always_inline bool flow_link(struct flow *f, __u32 state, __u32 twin)
 {
 	if (!flow_same(f, state))
 		return false;
-	f->twin = twin;
+	__sync_lock_test_and_set(&f->twin, twin);
 	return flow_same(f, state);
 }
 
@@ -435,10 +439,16 @@ static __always_inline bool flow_link(struct flow *f, __u32 state, __u32 twin)
  */
 static __always_inline bool flow_end(struct flow *f, __u32 state, __u32 now)
 {
-	FLOW_READ(f->stamp) = now;
+	if (!FLOW_FAULT(FAULT_LATE_STAMP))
+		FLOW_READ(f->stamp) = now;
 	flow_barrier();
 	FLOW_PAUSE();
-	return __sync_val_compare_and_swap(&f->state, state, state ^ SLOT_LIVE ^ SLOT_DEAD) == state;
+	if (FLOW_FAULT(FAULT_BLIND_END)) {
+		f->state = state ^ SLOT_LIVE ^ SLOT_DEAD;
+		return true;
+	}
+	return __sync_val_compare_and_swap(&f->state, state, state ^ SLOT_LIVE ^ SLOT_DEAD) ==
+	       state;
 }
 
 /*
@@ -476,6 +486,29 @@ static __always_inline struct flow *flow_twin(__u32 slot, __u32 twin, __u32 *sta
 		return NULL;
 	*stamp = FLOW_READ(t->stamp);
 	return t;
+}
+
+/*
+ * Ends a pair, given its forward half: first that, then the reverse half if it points back. False
+ * when the forward half was no longer the one of `state`; then nothing was ended.
+ */
+static __always_inline bool flow_end_pair(struct flow *f, __u32 slot, __u32 state, __u32 now)
+{
+	__u32 twin = FLOW_READ(f->twin), twin_state, stamp;
+	struct flow *t;
+
+	if (FLOW_FAULT(FAULT_REVERSE_FIRST)) {
+		t = flow_twin(slot, twin, &twin_state, &stamp);
+		if (t && flow_same(f, state))
+			flow_end(t, twin_state, now);
+		FLOW_PAUSE();
+	}
+	if (!flow_end(f, state, now))
+		return false;
+	t = flow_twin(slot, twin, &twin_state, &stamp);
+	if (t)
+		flow_end(t, twin_state, now);
+	return true;
 }
 
 #endif
