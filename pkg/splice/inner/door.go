@@ -1,0 +1,73 @@
+package inner
+
+import (
+	"errors"
+	"net/netip"
+)
+
+// Destination is where a connection out of the inner VNet goes.
+type Destination struct {
+	// RuleSet and Rule are keys of the dataplane's State: they give the provider's network,
+	// the NAT IPs and the backend.
+	RuleSet, Rule string
+	// Target is the backend and the port to reach there.
+	Target netip.AddrPort
+	// Link is the dataplane's own word for the link, with its generation, as Identify gave it;
+	// 0 for a probe.
+	Link uint64
+}
+
+// Door is the dataplane's side of dial entries.
+type Door interface {
+	// Admit writes a dial entry: a TCP connection from this inner address and port may leave to
+	// the destination. It is asked for before connect. It fails if the destination is not
+	// there, or its link no longer what it was.
+	Admit(source netip.AddrPort, to Destination) error
+	// Withdraw removes the entry when connect has succeeded or failed; a flow that exists stays.
+	Withdraw(source netip.AddrPort)
+}
+
+// ErrPorts says that every source port waits for an answer to its connect.
+var ErrPorts = errors.New("no inner source port free")
+
+const (
+	firstPort = 1024
+	portCount = 65536 - firstPort
+)
+
+// Ports hands out the addresses of connections from one source address. A port is taken
+// from Take until Give, that is while its dial entry stands; afterwards another connection
+// may have it, to another far address. Ports is not safe for concurrent use.
+type Ports struct {
+	source netip.Addr
+	next   uint32
+	round  uint32
+	taken  [portCount / 64]uint64
+}
+
+// NewPorts returns the ports of the n-th user, 0..MaxDialers-1.
+func NewPorts(n int) *Ports { return &Ports{source: Dialer(n)} }
+
+// Take returns the address to bind and the address to connect to. 64,512 ports times 65,536
+// far addresses pass before a pair comes again, so a socket in TIME_WAIT never stands in the way.
+func (p *Ports) Take(port uint16) (source, to netip.AddrPort, err error) {
+	for range portCount {
+		n := p.next
+		if p.next++; p.next == portCount {
+			p.next = 0
+			p.round++
+		}
+		if p.taken[n/64]&(1<<(n%64)) != 0 {
+			continue
+		}
+		p.taken[n/64] |= 1 << (n % 64)
+		return netip.AddrPortFrom(p.source, uint16(firstPort+n)), netip.AddrPortFrom(far(p.round), port), nil
+	}
+	return netip.AddrPort{}, netip.AddrPort{}, ErrPorts
+}
+
+// Give returns a port whose dial entry is gone.
+func (p *Ports) Give(source netip.AddrPort) {
+	n := uint32(source.Port()) - firstPort
+	p.taken[n/64] &^= 1 << (n % 64)
+}

@@ -1,0 +1,220 @@
+package inner
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// outside runs the test in a network namespace of its own, which goes with the test's thread.
+func outside(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	handle, err := netns.New()
+	if err != nil {
+		t.Fatalf("make namespace: %v (needs root)", err)
+	}
+	handle.Close()
+}
+
+func testConfig(t *testing.T) Config {
+	outside(t)
+	config := Config{Namespace: fmt.Sprintf("splice-inner-%d", os.Getpid()), Interface: "plinner"}
+	t.Cleanup(func() {
+		if err := Remove(config); err != nil {
+			t.Error(err)
+		}
+	})
+	return config
+}
+
+func mustSetup(t *testing.T, config Config) *Network {
+	t.Helper()
+	n, err := Setup(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func TestSetup_Twice_AdoptsTheSameInterface(t *testing.T) {
+	config := testConfig(t)
+	mustSetup(t, config)
+	first, err := netlink.LinkByName("plinner")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	again := mustSetup(t, config)
+	second, err := netlink.LinkByName("plinner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Attrs().Index != second.Attrs().Index {
+		t.Errorf("interface index %d, then %d: the attachment would be lost", first.Attrs().Index, second.Attrs().Index)
+	}
+	if second.Attrs().RawFlags&unix.IFF_NOARP == 0 || second.Attrs().RawFlags&unix.IFF_UP == 0 {
+		t.Errorf("flags %#x: want up and no ARP", second.Attrs().RawFlags)
+	}
+
+	err = again.Do(func() error {
+		inside, err := netlink.LinkByName(insideName)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(inside.Attrs().HardwareAddr, second.Attrs().HardwareAddr) {
+			t.Errorf("MAC %v inside, %v outside: want the same", inside.Attrs().HardwareAddr, second.Attrs().HardwareAddr)
+		}
+		if !hasGRO(t, insideName) {
+			t.Error("GRO is off inside")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSetup_NamespaceLost_MakesBothAnew(t *testing.T) {
+	config := testConfig(t)
+	mustSetup(t, config).Close()
+	if err := netns.DeleteNamed(config.Namespace); err != nil {
+		t.Fatal(err)
+	}
+	n := mustSetup(t, config)
+	if !n.hasInside() {
+		t.Error("the far end is not in the new namespace")
+	}
+}
+
+func TestRemove_NothingThere_NoError(t *testing.T) {
+	config := testConfig(t)
+	mustSetup(t, config)
+	for range 2 {
+		if err := Remove(config); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := netlink.LinkByName("plinner"); err == nil {
+		t.Error("the interface is still there")
+	}
+	if _, err := Open(config); err == nil {
+		t.Error("the namespace is still there")
+	}
+}
+
+func TestDo_Returns_ThreadsAreOutsideAgain(t *testing.T) {
+	n := mustSetup(t, testConfig(t))
+	before, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer before.Close()
+	wanted := errors.New("what fn returns")
+	if err := n.Do(func() error {
+		now, err := netns.Get()
+		if err != nil {
+			return err
+		}
+		defer now.Close()
+		if !now.Equal(n.inside) {
+			t.Error("fn does not run inside")
+		}
+		return wanted
+	}); !errors.Is(err, wanted) {
+		t.Errorf("Do returned %v", err)
+	}
+	after, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer after.Close()
+	if !after.Equal(before) {
+		t.Error("the caller's thread changed its namespace")
+	}
+}
+
+// TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd shows what the dataplane gets to see.
+func TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd(t *testing.T) {
+	n := mustSetup(t, testConfig(t))
+	link, err := netlink.LinkByName("plinner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sniffer, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_IP)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(sniffer)
+	if err := unix.Bind(sniffer, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: link.Attrs().Index}); err != nil {
+		t.Fatal(err)
+	}
+	limit := unix.NsecToTimeval(int64(5 * time.Second))
+	if err := unix.SetsockoptTimeval(sniffer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		t.Fatal(err)
+	}
+
+	ports := NewPorts(0)
+	for range 2 {
+		source, to, err := ports.Take(443)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Do(func() error {
+			fd, err := Connect(source, to)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}); err != nil {
+			t.Fatal(err)
+		}
+
+		frame := make([]byte, 2000)
+		size, from, err := unix.Recvfrom(sniffer, frame, 0)
+		if err != nil {
+			t.Fatalf("no SYN left the inner VNet: %v", err)
+		}
+		ip := frame[14:size]
+		got := [2]netip.Addr{netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))}
+		if got != [2]netip.Addr{source.Addr(), to.Addr()} {
+			t.Errorf("packet %v, want %v -> %v", got, source, to)
+		}
+		if kind := from.(*unix.SockaddrLinklayer).Pkttype; kind != unix.PACKET_HOST {
+			t.Errorf("packet type %d: the dataplane would take it for somebody else's", kind)
+		}
+	}
+}
+
+func htons(v uint16) uint16 { return v<<8 | v>>8 }
+
+// hasGRO asks the driver of a device in the thread's namespace.
+func hasGRO(t *testing.T, device string) bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	value := struct{ command, data uint32 }{command: unix.ETHTOOL_GGRO}
+	request := struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		pad  [16]byte
+	}{data: unsafe.Pointer(&value)}
+	copy(request.name[:], device)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
+		t.Fatal(errno)
+	}
+	return value.data == 1
+}
