@@ -116,6 +116,10 @@ type Rule struct {
 	TCPReset bool
 	// Proxy makes the splice path the only backend; Targets then are what it dials.
 	Proxy bool
+	// ProxyTLV is how the header names the link: azure, aws, gcp or none; "" = azure.
+	ProxyTLV string
+	// ProxyCRC32C adds the checksum TLV to the header.
+	ProxyCRC32C bool
 	// Targets are the members of the pool.
 	Targets []Target
 }
