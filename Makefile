@@ -30,7 +30,7 @@ export BPF2GO_CFLAGS := -O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parame
 	-idirafter /usr/include/$(shell uname -m)-linux-gnu
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test demo lab-clean clean
+.PHONY: help build generate verify lint format test demo bench bench-quick lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -64,6 +64,13 @@ test: build ## every test: unit, packet tables, namespaces (root)
 
 demo: build ## the main job in network namespaces, under 30 s (root)
 	bin/privlink demo
+
+# One core, network namespaces of its own; the other core should be idle.
+bench: ## privlink beside its limits and alternatives: table, bench.json, plots (root, some minutes)
+	go run ./pkg/bench/run
+
+bench-quick: ## the same with fewer packets and parts, under a minute (root)
+	go run ./pkg/bench/run -quick
 
 lab-clean: ## remove namespaces, processes and pins left by labs whose owner was killed (root)
 	go run ./scripts/lab-clean

@@ -1,0 +1,58 @@
+// Command run measures privlink beside its limits and its alternatives, prints one
+// table, and writes bench.json and the plots. `make bench` and `make bench-quick` call it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/privlink/privlink/pkg/bench"
+)
+
+func main() {
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	o := bench.Options{}
+	flag.IntVar(&o.CPU, "cpu", runtime.NumCPU()-1, "the core to run on")
+	flag.BoolVar(&o.Quick, "quick", false, "under a minute: fewer packets, flows and parts")
+	flag.StringVar(&o.Dir, "dir", ".", "folder for bench.json and the plots")
+	only := flag.String("only", "", "parts to run, separated by commas: "+strings.Join(bench.Parts, ","))
+	check := flag.Bool("check", false, "fail if a metric misses its limit")
+	flag.Parse()
+	if *only != "" {
+		o.Only = strings.Split(*only, ",")
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "bench: must be root (network namespaces, BPF)")
+		return 2
+	}
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	progress := bench.NewProgress(os.Stderr, err == nil, time.Now)
+	report, err := bench.Run(ctx, o, progress)
+	progress.Done()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	if err := report.Print(os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	if missed := report.Missed(); *check && len(missed) > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %d metrics miss their limit\n", len(missed))
+		return 1
+	}
+	return 0
+}
