@@ -68,7 +68,7 @@ enum slot_state {
 
 /*
  * The stress tests compile faults and delays into the places where they would hurt (see
- * bpf/test/flowtable_stress.c). Everybody else gets neither.
+ * bpf/test/flow_stress.h). Everybody else gets neither.
  */
 #ifndef FLOW_FAULT
 #define FLOW_FAULT(fault) 0
@@ -77,6 +77,9 @@ enum slot_state {
 #define FLOW_PAUSE() \
 	do {         \
 	} while (0)
+#endif
+#ifndef FLOW_FAULT_PAUSE
+#define FLOW_FAULT_PAUSE() FLOW_PAUSE()
 #endif
 
 _Static_assert(sizeof(struct rewrite) == 32, "the rewrite is half a cache line");
@@ -392,7 +395,7 @@ locked:
 		}
 		if (FLOW_FAULT(FAULT_EARLY_LIVE)) {
 			__sync_lock_test_and_set(&f->state, mine | SLOT_LIVE);
-			FLOW_PAUSE();
+			FLOW_FAULT_PAUSE();
 		}
 		f->key = a->key;
 		FLOW_PAUSE();
@@ -405,7 +408,7 @@ locked:
 		FLOW_PAUSE();
 		__sync_lock_test_and_set(&f->state, mine | SLOT_LIVE);
 		if (FLOW_FAULT(FAULT_BIT_LATE)) {
-			FLOW_PAUSE();
+			FLOW_FAULT_PAUSE();
 			__sync_fetch_and_or(&h->home, 1u << distance);
 		}
 		a->slot = home + distance;
@@ -501,7 +504,7 @@ static __always_inline bool flow_end_pair(struct flow *f, __u32 slot, __u32 stat
 		t = flow_twin(slot, twin, &twin_state, &stamp);
 		if (t && flow_same(f, state))
 			flow_end(t, twin_state, now);
-		FLOW_PAUSE();
+		FLOW_FAULT_PAUSE();
 	}
 	if (!flow_end(f, state, now))
 		return false;

@@ -29,7 +29,7 @@ enum fault {
 	FAULT_REVERSE_FIRST = 10, /* a pair is ended reverse half first */
 };
 
-volatile const __u32 stress_fault = FAULT_NONE;
+volatile const enum fault stress_fault = FAULT_NONE;
 volatile const __u32 stress_pause =
 	0; /* longest delay inside a critical section, in loop turns; 0 = none */
 
@@ -50,9 +50,23 @@ static __always_inline void stress_wait(void)
 		bpf_loop((random >> 2) % stress_pause, pause_turn, NULL, 0);
 }
 
-#define FLOW_FAULT(fault) (stress_fault == (fault))
-#define FLOW_PAUSE()      stress_wait()
+/* Where a fault opens a gap: long enough for another CPU to find an entry, end it and sweep its slot. */
+#define STRESS_GAP 20000
+
+static __always_inline void stress_gap(void)
+{
+	bpf_loop(STRESS_GAP, pause_turn, NULL, 0);
+}
+
+#define FLOW_FAULT(fault)  (stress_fault == (fault))
+#define FLOW_PAUSE()       stress_wait()
+#define FLOW_FAULT_PAUSE() stress_gap()
 #include "../flowtable.h"
+
+/* What Go has to know too; a test compares. */
+volatile const enum slot_state stress_first_state = SLOT_FREE;
+volatile const __u32 stress_window = FLOW_WINDOW;
+volatile const __u32 stress_home_bits = FLOW_HOME_BITS;
 
 /* What a worker counted. Everything from `foreign` to `lone_halves` must be 0. */
 struct counts {
@@ -72,6 +86,7 @@ struct counts {
 	__u64 ghosts;      /* entries that were found and had been ended */
 	__u64 duplicates;  /* second live entries of a key */
 	__u64 same_states; /* claims of a slot that gave it the state word it had before */
+	__u64 stale_bits;  /* bits of a home for a slot that was freed */
 	__u64 lone_halves; /* live forward halves without a live reverse half of the same owner */
 	__u64 early;       /* ticks, longest: how much too early a port was used again */
 	__u64 held_up; /* ticks, longest: one operation; no more than that is `early` an error */

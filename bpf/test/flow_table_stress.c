@@ -62,6 +62,18 @@ static __noinline bool is_duplicate(struct flow_insert *a)
 	return false;
 }
 
+/* Was the slot of an insert freed already, and does its home still have the bit? */
+static __noinline bool is_stale(struct flow_insert *a)
+{
+	struct flow *h = flow_at(flow_home(&a->key)), *f = flow_at(a->slot);
+	__u32 freed = FLOW_SEQUENCE(a->state) | SLOT_FREE, bits;
+
+	if (!h || !f || FLOW_STATE(f) != freed)
+		return false;
+	bits = FLOW_READ(h->home);
+	return bits >> FLOW_DISTANCE(a->state) & 1 && FLOW_STATE(f) == freed;
+}
+
 static __always_inline int insert(struct counts *c, const struct flow_key *key, __u32 owner,
                                   __u32 nonce, __u32 now, struct flow_insert *a)
 {
@@ -77,10 +89,12 @@ static __always_inline int insert(struct counts *c, const struct flow_key *key, 
 	stress_fill(&a->rw, owner, nonce, 0, 0);
 	result = flow_insert(a);
 	stress_count_insert(c, result, a);
-	if (result == FLOW_NEW)
+	if (result == FLOW_NEW) {
 		c->duplicates += is_duplicate(a);
-	else if (result == FLOW_EXISTS)
+		c->stale_bits += is_stale(a);
+	} else if (result == FLOW_EXISTS) {
 		c->foreign += !stress_whole(&a->rw, owner);
+	}
 	return result;
 }
 
