@@ -54,12 +54,14 @@ func (k *Kernel) Up(t *Topology) error {
 		chain prerouting {
 			type nat hook prerouting priority dstnat
 			iifname %s ip daddr %s meta l4proto { tcp, udp } th dport %d dnat ip to %s:%d
+			iifname %s ip daddr %s meta l4proto { tcp, udp } th dport %d dnat ip to %s:%d
 		}
 		chain postrouting {
 			type nat hook postrouting priority srcnat
 			oifname %s ip daddr %s snat to %s-%s
 		}
 	}`, t.GatewayClient.Name, endpoint.Addr(), endpoint.Port(), firstServer, backendPort,
+		t.GatewayClient.Name, endpoint.Addr(), endpoint.Port()+1, firstServer, backendPort+1,
 		t.GatewayServer.Name, firstServer, firstNAT, lastNAT))
 	if _, err := k.gateway.RunCommand(context.Background(), cmd); err != nil {
 		return fmt.Errorf("load nftables rules: %w", err)

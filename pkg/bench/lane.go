@@ -3,7 +3,6 @@ package bench
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -55,7 +54,7 @@ func NewLane(net *lab.Lab, core *Core, f Forwarder, flows uint32) (lane *Lane, e
 			err = fmt.Errorf("set up %s: %w", l.Name, err)
 		}
 	}()
-	t := NewTopology(net, strings.ReplaceAll(l.Name, " ", "-"))
+	t := NewTopology(net, hyphens(l.Name), takesXDP)
 	l.Topology = t
 	ends := [2]struct{ from, next, to Port }{
 		Forward: {t.Client, t.GatewayClient, t.Server},

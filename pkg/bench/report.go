@@ -28,6 +28,7 @@ type costLine struct {
 	base    Series // the generator's own; nil if times are already costs
 	unit    string
 	note    string
+	largest bool // the best is the largest: rates
 }
 
 // Add records a metric.
@@ -70,9 +71,12 @@ func (r *Report) Print(w io.Writer) error {
 	for _, l := range r.costs {
 		if l.section != section {
 			section = l.section
-			_, _ = fmt.Fprintf(tw, "\n%s\tminimum\tmedian\trange\trounds\t\n", section)
+			_, _ = fmt.Fprintf(tw, "\n%s\tbest\tmedian\trange\trounds\t\n", section)
 		}
 		value, times := l.times.Min(), l.times
+		if l.largest {
+			value = l.times.Max()
+		}
 		if l.base != nil {
 			value, times = cost(l.times, l.base), l.times.Above(Series{l.base.Min()}.repeat(len(l.times)))
 		}

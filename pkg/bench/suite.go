@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,14 +30,15 @@ type scale struct {
 	flows    []uint32
 	packets  uint64 // per round
 	newFlows uint32
-	entries  uint32 // of the tables
+	burst    time.Duration // of a TCP round
+	entries  uint32        // of the tables
 }
 
 func (o Options) scale() scale {
 	if o.Quick {
-		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, entries: 1 << 20}
+		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, burst: 100 * time.Millisecond, entries: 1 << 20}
 	}
-	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, entries: 1 << 21}
+	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, burst: 500 * time.Millisecond, entries: 1 << 21}
 }
 
 func (o Options) wants(part string) bool {
@@ -68,6 +70,13 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 	defer restore()
 	if o.wants("packets") {
 		if err := inLab(ctx, func(l *lab.Lab) error { return packets(ctx, l, core, p, r, s) }); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("tcp") {
+		if err := inLab(ctx, func(l *lab.Lab) error {
+			return TCP(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewNftables()})
+		}); err != nil {
 			return nil, err
 		}
 	}
@@ -163,4 +172,4 @@ func machine(o Options) []string {
 }
 
 // Parts of a run, for Options.Only.
-var Parts = []string{"packets"}
+var Parts = []string{"packets", "tcp"}

@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/privlink/privlink/pkg/lab"
 )
@@ -19,17 +20,18 @@ type Port struct {
 //
 //	client -- client side | gateway | server side -- server
 //
-// The pairs have one queue each, as there is one core, and GRO on at every end:
-// without it a veth end that has no program takes no XDP frames.
+// The pairs have one queue each, as there is one core.
 type Topology struct {
 	Client, GatewayClient, GatewayServer, Server Port
 }
 
+// takesXDP is what an end needs to take XDP frames while it has no program: with GRO a veth has NAPI.
+var takesXDP = lab.EndOptions{On: []string{"gro"}}
+
 // NewTopology makes the namespaces, named after a word, and the pairs, all up, without addresses.
-func NewTopology(l *lab.Lab, name string) *Topology {
+func NewTopology(l *lab.Lab, name string, ends lab.EndOptions) *Topology {
 	client, gateway, server := l.Namespace(name+"-client"), l.Namespace(name+"-gateway"), l.Namespace(name+"-server")
-	gro := lab.EndOptions{On: []string{"gro"}}
-	pair := lab.VethOptions{Queues: 1, A: gro, B: gro}
+	pair := lab.VethOptions{Queues: 1, A: ends, B: ends}
 	l.Veth(gateway, "clientside", client, "eth0", pair)
 	l.Veth(gateway, "serverside", server, "eth0", pair)
 	return &Topology{
@@ -69,3 +71,6 @@ func (p Port) drops() (uint64, error) {
 
 // String is the port's name for messages.
 func (p Port) String() string { return p.NS.String() + "'s " + p.Name }
+
+// hyphens makes a forwarder's name part of a namespace's.
+func hyphens(name string) string { return strings.ReplaceAll(name, " ", "-") }

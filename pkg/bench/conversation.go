@@ -1,0 +1,208 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+// conversation is one client and one server on one core, each a thread that blocks in
+// system calls and does nothing else.
+type conversation struct {
+	cpu            int
+	client, server *lab.Namespace
+	listen, target netip.AddrPort
+}
+
+// patience is how long a system call may block before the run fails.
+var patience = unix.Timeval{Sec: 5}
+
+// on runs fn with its thread in a namespace and on a CPU. The thread is not used again.
+func on(cpu int, ns *lab.Namespace, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- func() error {
+			var set unix.CPUSet
+			set.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &set); err != nil {
+				return err
+			}
+			if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -20); err != nil {
+				return err
+			}
+			if err := enter(ns); err != nil {
+				return err
+			}
+			return fn()
+		}()
+	}()
+	return <-done
+}
+
+func socket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	return fd, errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience))
+}
+
+// again repeats a call that a signal of the Go runtime interrupted.
+func again[T any](call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if !errors.Is(err, unix.EINTR) {
+			return v, err
+		}
+	}
+}
+
+// serve accepts one connection after the other and answers each byte with a byte until the
+// client closes. Closing the listener ends it.
+func (c *conversation) serve(fd int) error {
+	var b [1]byte
+	for {
+		conn, err := again(func() (int, error) {
+			conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+			return conn, err
+		})
+		if errors.Is(err, unix.EINVAL) {
+			return nil // shut down
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		_ = unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
+		_ = unix.SetsockoptInt(conn, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		for {
+			n, err := again(func() (int, error) { return unix.Read(conn, b[:]) })
+			if err != nil || n == 0 {
+				break
+			}
+			if _, err := again(func() (int, error) { return unix.Write(conn, b[:]) }); err != nil {
+				break
+			}
+		}
+		_ = unix.Close(conn)
+	}
+}
+
+// with runs fn on the client's side while the server serves.
+func (c *conversation) with(fn func() error) error {
+	var fd int
+	err := c.server.Do(func() (err error) {
+		if fd, err = socket(); err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: c.listen.Addr().As4(), Port: int(c.listen.Port())}); err != nil {
+			return fmt.Errorf("bind %s: %w", c.listen, err)
+		}
+		return unix.Listen(fd, 128)
+	})
+	if err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- on(c.cpu, c.server, func() error { return c.serve(fd) }) }()
+	err = on(c.cpu, c.client, fn)
+	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+	err = errors.Join(err, <-served)
+	_ = unix.Close(fd)
+	return err
+}
+
+// dial connects from one of the client's addresses.
+func (c *conversation) dial(from netip.Addr) (int, error) {
+	fd, err := socket()
+	if err != nil {
+		return -1, err
+	}
+	// The port is chosen at connect, where only the whole tuple has to be free.
+	_ = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: from.As4()}); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("bind %s: %w", from, err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: c.target.Addr().As4(), Port: int(c.target.Port())}); err != nil && !errors.Is(err, unix.EINTR) {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("connect %s: %w", c.target, err)
+	}
+	return fd, nil
+}
+
+// exchange sends a byte and waits for one.
+func exchange(fd int) error {
+	var b [1]byte
+	if _, err := again(func() (int, error) { return unix.Write(fd, b[:]) }); err != nil {
+		return fmt.Errorf("request: %w", err)
+	}
+	if n, err := again(func() (int, error) { return unix.Read(fd, b[:]) }); err != nil || n != 1 {
+		return fmt.Errorf("response of %d bytes: %w", n, err)
+	}
+	return nil
+}
+
+// connections is the number of connect, request, response, close per second.
+func (c *conversation) connections(ctx context.Context, d time.Duration) (float64, error) {
+	var n int
+	var took time.Duration
+	err := c.with(func() error {
+		start := time.Now()
+		for ; took < d; took = time.Since(start) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			fd, err := c.dial(clientAddress(n % clientAddresses))
+			if err != nil {
+				return fmt.Errorf("connection %d: %w", n, err)
+			}
+			err = exchange(fd)
+			_ = unix.Close(fd)
+			if err != nil {
+				return fmt.Errorf("connection %d: %w", n, err)
+			}
+			n++
+		}
+		return nil
+	})
+	return float64(n) / took.Seconds(), err
+}
+
+// latency is the median time in microseconds of a request and its response on an open connection.
+func (c *conversation) latency(ctx context.Context, d time.Duration) (float64, error) {
+	var times Series
+	err := c.with(func() error {
+		fd, err := c.dial(clientAddress(0))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		for start := time.Now(); time.Since(start) < d; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			sent := time.Now()
+			if err := exchange(fd); err != nil {
+				return err
+			}
+			times = append(times, float64(time.Since(sent).Nanoseconds())/1000)
+		}
+		return nil
+	})
+	return times.Median(), err
+}
