@@ -317,7 +317,7 @@ func (n *Namespace) serves(network string, port int) (served bool, err error) {
 }
 
 // SetFeatures switches offloads of an interface ("tx", "tso", "gso", "gro", "rx", "sg", ... as ethtool -K
-// names them) on or off. "tx" off takes tso with it.
+// names them) on or off. "tx" off switches segmentation off with it.
 func (n *Namespace) SetFeatures(ifname string, on bool, features ...string) {
 	n.lab.tb.Helper()
 	if len(features) == 0 {
