@@ -1,0 +1,309 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// The layout of the file: bucket "meta" has "schema" and "revision" (8 bytes, big endian);
+// bucket "entries" has key -> revision (8 bytes, big endian) followed by the value.
+const schema = 1
+
+// lockWait is how long Open waits for a process that is just ending.
+const lockWait = 500 * time.Millisecond
+
+// Bolt is the embedded store. It is safe for use by several goroutines.
+type Bolt struct {
+	db       *bbolt.DB
+	watchers watchers
+}
+
+func metaBucket() []byte    { return []byte("meta") }
+func entriesBucket() []byte { return []byte("entries") }
+func schemaKey() []byte     { return []byte("schema") }
+func revisionKey() []byte   { return []byte("revision") }
+
+// OpenBolt opens the store at path and makes it if it does not exist. Errors wrap ErrLocked,
+// ErrDamaged or ErrSchema with advice.
+func OpenBolt(path string) (*Bolt, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	db, err := openFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	if err := prepare(db); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	// A new file's name must survive a crash too.
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return &Bolt{db: db, watchers: newWatchers()}, nil
+}
+
+// openFile opens the file and reads every page of it, because bbolt finds a damaged page only when
+// it meets it, and then panics.
+func openFile(path string) (db *bbolt.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = damaged(fmt.Errorf("%v", r))
+			if db != nil {
+				db.Close()
+			}
+		}
+	}()
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait})
+	switch {
+	case errors.Is(err, bbolt.ErrTimeout):
+		return nil, fmt.Errorf("%w (is another privlink running? use another --state-dir for a second one)", ErrLocked)
+	case errors.Is(err, os.ErrPermission):
+		return nil, fmt.Errorf("%w (run as root, or choose --state-dir)", err)
+	case err != nil:
+		return nil, damaged(err)
+	}
+	// A pointer into nowhere is a fault of the mapped file; here it becomes a panic of this goroutine. Check
+	// works in another one and comes second, when every page has been read.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	err = db.View(func(tx *bbolt.Tx) error {
+		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
+		for problem := range tx.Check() {
+			err = errors.Join(err, problem)
+		}
+		return err
+	})
+	if err != nil {
+		db.Close()
+		return nil, damaged(err)
+	}
+	return db, nil
+}
+
+func damaged(err error) error {
+	return fmt.Errorf("%w: %w (move the file away and start with `privlink restore` from a backup, or without state)", ErrDamaged, err)
+}
+
+// prepare makes the buckets of a new file and checks those of an old one.
+func prepare(db *bbolt.DB) error {
+	return db.Update(func(tx *bbolt.Tx) error {
+		meta := tx.Bucket(metaBucket())
+		if meta == nil {
+			if name, _ := tx.Cursor().First(); name != nil {
+				return damaged(errors.New("not a file of privlink"))
+			}
+			var err error
+			if meta, err = tx.CreateBucket(metaBucket()); err != nil {
+				return err
+			}
+			if err := meta.Put(schemaKey(), number(schema)); err != nil {
+				return err
+			}
+			_, err = tx.CreateBucket(entriesBucket())
+			return err
+		}
+		version := meta.Get(schemaKey())
+		if len(version) != 8 || tx.Bucket(entriesBucket()) == nil {
+			return damaged(errors.New("no schema version"))
+		}
+		if v := binary.BigEndian.Uint64(version); v > schema {
+			return fmt.Errorf("%w: schema %d, this is %d (start the newer version, or restore an older backup)", ErrSchema, v, schema)
+		}
+		return nil
+	})
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func number(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+func revision(tx *bbolt.Tx) uint64 {
+	v := tx.Bucket(metaBucket()).Get(revisionKey())
+	if len(v) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(v)
+}
+
+// entry copies what bbolt lends for the transaction only.
+func entry(key, stored []byte) Entry {
+	if len(stored) < 8 {
+		return Entry{Key: string(key)}
+	}
+	return Entry{Key: string(key), Value: bytes.Clone(stored[8:]), Revision: binary.BigEndian.Uint64(stored)}
+}
+
+// Revision implements Store.
+func (b *Bolt) Revision(context.Context) (rev uint64, err error) {
+	err = b.db.View(func(tx *bbolt.Tx) error { rev = revision(tx); return nil })
+	return rev, err
+}
+
+// Get implements Store.
+func (b *Bolt) Get(_ context.Context, key string) (e Entry, err error) {
+	err = b.db.View(func(tx *bbolt.Tx) error {
+		v := tx.Bucket(entriesBucket()).Get([]byte(key))
+		if v == nil {
+			return fmt.Errorf("get %s: %w", key, ErrNotFound)
+		}
+		e = entry([]byte(key), v)
+		return nil
+	})
+	return e, err
+}
+
+// List implements Store.
+func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, rev uint64, err error) {
+	err = b.db.View(func(tx *bbolt.Tx) error {
+		rev = revision(tx)
+		c := tx.Bucket(entriesBucket()).Cursor()
+		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+			list = append(list, entry(k, v))
+		}
+		return nil
+	})
+	return list, rev, err
+}
+
+// Commit implements Store. bbolt writes the pages, syncs, writes the root and syncs again.
+func (b *Bolt) Commit(ctx context.Context, t Txn) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
+	var rev uint64
+	keys := make([]string, 0, len(t.Put)+len(t.Delete))
+	err := b.db.Update(func(tx *bbolt.Tx) error {
+		entries := tx.Bucket(entriesBucket())
+		for _, c := range t.If {
+			if have := entry(nil, entries.Get([]byte(c.Key))).Revision; have != c.Revision {
+				return &Conflict{Key: c.Key, Want: c.Revision, Have: have}
+			}
+		}
+		rev = revision(tx) + 1
+		for _, e := range t.Put {
+			if err := entries.Put([]byte(e.Key), append(number(rev), e.Value...)); err != nil {
+				return fmt.Errorf("put %s: %w", e.Key, err)
+			}
+			keys = append(keys, e.Key)
+		}
+		for _, key := range t.Delete {
+			if err := entries.Delete([]byte(key)); err != nil {
+				return fmt.Errorf("delete %s: %w", key, err)
+			}
+			keys = append(keys, key)
+		}
+		return tx.Bucket(metaBucket()).Put(revisionKey(), number(rev))
+	})
+	if err != nil {
+		if conflict := (*Conflict)(nil); errors.As(err, &conflict) {
+			return 0, conflict
+		}
+		return 0, fmt.Errorf("commit: %w", err)
+	}
+	b.watchers.notify(rev, keys)
+	return rev, nil
+}
+
+// Watch implements Store.
+func (b *Bolt) Watch(ctx context.Context, prefix string) <-chan Change {
+	return b.watchers.watch(ctx, prefix)
+}
+
+// Backup implements Store: a copy of the database file.
+func (b *Bolt) Backup(_ context.Context, w io.Writer) error {
+	err := b.db.View(func(tx *bbolt.Tx) error {
+		_, err := tx.WriteTo(w)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("back up store: %w", err)
+	}
+	return nil
+}
+
+// Restore implements Store. The backup is checked as a whole before anything is replaced. The revision goes
+// on from whichever is higher, so that nobody takes a restored entry for an older one.
+func (b *Bolt) Restore(_ context.Context, r io.Reader) (uint64, error) {
+	file, err := os.CreateTemp(filepath.Dir(b.db.Path()), "restore-*")
+	if err != nil {
+		return 0, fmt.Errorf("restore store: %w", err)
+	}
+	defer os.Remove(file.Name())
+	_, err = io.Copy(file, r)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return 0, fmt.Errorf("restore store: %w", err)
+	}
+	from, err := openFile(file.Name())
+	if err != nil {
+		return 0, fmt.Errorf("restore store: the backup is not usable: %w", err)
+	}
+	defer from.Close()
+	if err := prepare(from); err != nil {
+		return 0, fmt.Errorf("restore store: the backup is not usable: %w", err)
+	}
+	var rev uint64
+	keys := map[string]bool{}
+	err = from.View(func(src *bbolt.Tx) error {
+		return b.db.Update(func(tx *bbolt.Tx) error {
+			err := tx.Bucket(entriesBucket()).ForEach(func(k, _ []byte) error { keys[string(k)] = true; return nil })
+			if err != nil {
+				return err
+			}
+			if err := tx.DeleteBucket(entriesBucket()); err != nil {
+				return err
+			}
+			entries, err := tx.CreateBucket(entriesBucket())
+			if err != nil {
+				return err
+			}
+			rev = max(revision(tx), revision(src)) + 1
+			err = src.Bucket(entriesBucket()).ForEach(func(k, v []byte) error {
+				keys[string(k)] = true
+				return entries.Put(k, append(number(rev), entry(k, v).Value...))
+			})
+			if err != nil {
+				return err
+			}
+			return tx.Bucket(metaBucket()).Put(revisionKey(), number(rev))
+		})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("restore store: %w", err)
+	}
+	all := make([]string, 0, len(keys))
+	for k := range keys {
+		all = append(all, k)
+	}
+	b.watchers.notify(rev, all)
+	return rev, nil
+}
+
+// Close implements Store.
+func (b *Bolt) Close() error {
+	b.watchers.close()
+	if err := b.db.Close(); err != nil {
+		return fmt.Errorf("close store: %w", err)
+	}
+	return nil
+}
