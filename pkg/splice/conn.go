@@ -1,0 +1,175 @@
+package splice
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// side names an end of a connection, and the stream that begins there.
+type side uint8
+
+const (
+	client  side = 0
+	backend side = 1
+)
+
+func (s side) other() side { return 1 - s }
+
+// state is how far a connection is.
+type state uint8
+
+const (
+	dialling state = iota // the consumer waits for a backend
+	open                  // the header is written
+	gone                  // closed; stays in lists until they are next walked
+)
+
+// end is one socket. What epoll said is remembered until a call returns EAGAIN.
+type end struct {
+	fd          int            // -1 = none
+	local, peer netip.AddrPort // as seen in the inner VNet
+	readable    bool
+	writable    bool
+	urgent      bool // a byte of urgent data stops splice(2) here
+	asked       uint32
+	asking      bool // a keepalive probe is on its way since asked
+}
+
+// stream is one direction.
+type stream struct {
+	pipe   *pipe // while it holds data
+	ended  bool  // the sender's end of stream was read
+	passed bool  // and passed on
+}
+
+// conn is a proxied connection, owned by one loop.
+type conn struct {
+	identity Identity
+	state    state
+	again    bool // in the loop's list again
+	index    int  // in the loop's list of connections
+	ends     [2]end
+	streams  [2]stream // by the side where they begin
+	moved    uint32    // second of the last byte
+	check    uint32    // second of the next look at the idle timeout
+	dial     dial
+}
+
+// serve takes a new connection from a consumer.
+func (l *loop) serve(fd int, peer netip.AddrPort) {
+	identity, err := l.server.gateway.Identify(l.server.config.Listen, peer)
+	if err != nil {
+		l.counts.unknown.Add(1)
+		l.server.log.WithField("peer", peer).WithError(err).Debug("connection without a flow refused")
+		unix.Close(fd) // with a reset: it inherited the listener's linger
+		return
+	}
+	if err := l.server.occupancy.enter(identity.Link); err != nil {
+		if errors.Is(err, errTooMany) {
+			l.counts.limited.Add(1)
+		} else {
+			l.counts.linkLimited.Add(1)
+		}
+		unix.Close(fd)
+		return
+	}
+
+	c := &conn{identity: identity, index: len(l.conns), moved: l.now, check: l.now + seconds(identity.IdleTimeout)}
+	c.ends[backend].fd = -1
+	l.conns = append(l.conns, c)
+	l.counts.active.Add(1)
+	if err := l.adopt(c, client, fd); err != nil {
+		l.fail(c, err)
+		return
+	}
+	c.ends[client].local, c.ends[client].peer = l.server.config.Listen, peer
+	c.dial.targets = l.server.gateway.Targets(&c.identity, l.server.config.DialTargets)
+	l.dialNext(c)
+}
+
+// ready takes what epoll says about one side.
+func (l *loop) ready(c *conn, which side, events uint32) {
+	e := &c.ends[which]
+	e.readable = e.readable || events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
+	e.writable = e.writable || events&(unix.EPOLLOUT|unix.EPOLLHUP) != 0
+	e.urgent = e.urgent || events&unix.EPOLLPRI != 0
+	failed := events&unix.EPOLLERR != 0
+
+	switch {
+	case c.state == dialling && which == backend:
+		if failed {
+			l.dialFailed(c, socketError(e.fd))
+		} else if e.writable {
+			l.connected(c)
+		}
+	case failed:
+		l.fail(c, socketError(e.fd))
+	case c.state == open:
+		l.move(c)
+	}
+}
+
+// fail passes a reset or another error of one side on to the other: as a reset.
+func (l *loop) fail(c *conn, err error) {
+	l.counts.reset.Add(1)
+	l.debug(c, err, "connection reset")
+	l.reset(c)
+}
+
+// reset closes both sides. Neither has ended in order, so the kernel sends both a RST.
+func (l *loop) reset(c *conn) {
+	l.remove(c)
+}
+
+// finish closes both sides after both streams were passed on to their ends: the kernel
+// delivers what it still holds.
+func (l *loop) finish(c *conn) {
+	l.counts.finished.Add(1)
+	for which := range c.ends {
+		// Without this, close would throw away what the receiver has not acknowledged.
+		_ = unix.SetsockoptLinger(c.ends[which].fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+	}
+	l.remove(c)
+}
+
+func (l *loop) remove(c *conn) {
+	l.dialDone(c)
+	for which := range c.ends {
+		l.putPipe(&c.streams[which])
+		l.release(c, side(which))
+	}
+	c.state = gone
+
+	last := len(l.conns) - 1
+	l.conns[c.index] = l.conns[last]
+	l.conns[c.index].index = c.index
+	l.conns[last] = nil
+	l.conns = l.conns[:last]
+	l.counts.active.Add(^uint64(0))
+	l.server.occupancy.leave(c.identity.Link)
+}
+
+// debug logs one line about a connection, if anybody reads such lines.
+func (l *loop) debug(c *conn, err error, message string) {
+	if logger, ok := l.server.log.(interface{ IsLevelEnabled(logrus.Level) bool }); ok && !logger.IsLevelEnabled(logrus.DebugLevel) {
+		return
+	}
+	l.server.log.WithFields(logrus.Fields{
+		"link": c.identity.Link, "client": c.identity.Client, "endpoint": c.identity.Endpoint, "backend": c.dial.target,
+	}).WithError(err).Debug(message)
+}
+
+// socketError returns and clears a socket's pending error.
+func socketError(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err
+	}
+	if code == 0 {
+		return unix.ECONNRESET
+	}
+	return unix.Errno(code)
+}

@@ -1,0 +1,115 @@
+package splice
+
+import (
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/privlink/privlink/pkg/splice/inner"
+)
+
+var errDialTimeout = errors.New("backend did not answer in time")
+
+// dial is the way to a backend.
+type dial struct {
+	targets  []netip.AddrPort // not tried yet
+	target   netip.AddrPort   // tried now, or reached
+	source   netip.AddrPort   // whose dial entry stands; invalid if none
+	deadline uint32           // second
+}
+
+// dialNext tries the next backend. When there is none left the consumer gets a reset.
+func (l *loop) dialNext(c *conn) {
+	for len(c.dial.targets) > 0 {
+		c.dial.target = c.dial.targets[0]
+		c.dial.targets = c.dial.targets[1:]
+		err := l.dialOne(c)
+		if err == nil {
+			return
+		}
+		l.dialDone(c)
+		l.release(c, backend)
+		l.counts.dialFailed.Add(1)
+		l.debug(c, err, "dial failed")
+	}
+	l.counts.noBackend.Add(1)
+	l.debug(c, nil, "no backend")
+	l.reset(c)
+}
+
+// dialOne starts to connect to the target: dial entry first, then the socket.
+func (l *loop) dialOne(c *conn) error {
+	to := c.dial.target
+	var source netip.AddrPort
+	if !l.server.config.Direct {
+		var err error
+		if source, to, err = l.ports.Take(c.dial.target.Port()); err != nil {
+			return err
+		}
+		err = l.server.gateway.Admit(source, inner.Destination{
+			RuleSet: c.identity.RuleSet, Rule: c.identity.Rule, Target: c.dial.target, Link: c.identity.LinkRef,
+		})
+		if err != nil {
+			l.ports.Give(source)
+			return err
+		}
+		c.dial.source = source
+	}
+	fd, err := inner.Connect(source, to)
+	if err != nil {
+		return err
+	}
+	if err := l.adopt(c, backend, fd); err != nil {
+		return err
+	}
+	c.ends[backend].local, c.ends[backend].peer = source, to
+	c.dial.deadline = l.now + seconds(l.server.config.DialTimeout)
+	return nil
+}
+
+// dialDone takes the dial entry back; a flow that was opened with it stays.
+func (l *loop) dialDone(c *conn) {
+	if c.dial.source.IsValid() {
+		l.server.gateway.Withdraw(c.dial.source)
+		l.ports.Give(c.dial.source)
+		c.dial.source = netip.AddrPort{}
+	}
+}
+
+// dialFailed goes on with the next backend. Nothing of the consumer's was read yet.
+func (l *loop) dialFailed(c *conn, err error) {
+	if errors.Is(err, errDialTimeout) {
+		l.counts.dialTimedOut.Add(1)
+	} else {
+		l.counts.dialFailed.Add(1)
+	}
+	l.debug(c, err, "dial failed")
+	l.dialDone(c)
+	l.release(c, backend)
+	l.dialNext(c)
+}
+
+// connected writes the header, before anything else and in one write: the send buffer of a new
+// connection always has room for it.
+func (l *loop) connected(c *conn) {
+	h := c.identity.header()
+	bytes := h.Append(l.buffer[:0])
+	n, err := unix.SendmsgN(c.ends[backend].fd, bytes, nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	if err != nil {
+		// Refused, or reset before the header: another backend may do better.
+		l.dialFailed(c, err)
+		return
+	}
+	if n != len(bytes) {
+		l.fail(c, unix.EMSGSIZE)
+		return
+	}
+	l.dialDone(c)
+	c.dial.targets = nil
+	c.state = open
+	c.moved = l.now
+	l.counts.opened.Add(1)
+	l.debug(c, nil, "connection opened")
+	l.move(c)
+}

@@ -1,0 +1,232 @@
+package splice
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// pipeSize is what a pipe is asked to hold, in bytes: the most an unprivileged one may have.
+	pipeSize = 1 << 20
+	// budget is how much one stream moves before others get their turn.
+	budget = 4 * pipeSize
+	// keptPipes is how many empty pipes a loop keeps.
+	keptPipes = 16
+	// copySize is the piece copied when there is no pipe.
+	copySize = 64 << 10
+)
+
+// pipe carries bytes between sockets inside the kernel.
+type pipe struct {
+	read, write int
+	held        int // bytes in it
+}
+
+// outcome is why a stream stopped.
+type outcome uint8
+
+const (
+	waiting outcome = iota // for epoll
+	tired                  // budget used up
+	broken                 // a socket failed
+)
+
+// move moves what can be moved, both ways, and closes the connection when both ways have ended.
+func (l *loop) move(c *conn) {
+	for from := range c.streams {
+		result, err := l.pump(c, side(from))
+		switch {
+		case result == broken:
+			l.fail(c, err)
+			return
+		case result == tired && !c.again:
+			c.again = true
+			l.again = append(l.again, c)
+		}
+	}
+	if c.streams[client].passed && c.streams[backend].passed {
+		l.finish(c)
+	}
+}
+
+// pump moves one stream until a socket would block, the stream has ended, or its turn is over.
+func (l *loop) pump(c *conn, from side) (outcome, error) {
+	s, source, sink := &c.streams[from], &c.ends[from], &c.ends[from.other()]
+	if s.passed {
+		return waiting, nil
+	}
+	defer l.putEmptyPipe(s)
+
+	for left := budget; left > 0; {
+		if blocked, err := l.drain(c, from); blocked || err != nil {
+			return stopped(err)
+		}
+		if s.ended {
+			s.passed = true
+			return stopped(unix.Shutdown(sink.fd, unix.SHUT_WR))
+		}
+		if !source.readable {
+			return waiting, nil
+		}
+		n, err := l.fill(c, from)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return waiting, nil
+		case err != nil:
+			return broken, err
+		case n == 0:
+			s.ended = true
+		default:
+			l.count(c, from, n)
+			left -= n
+		}
+	}
+	return tired, nil
+}
+
+func stopped(err error) (outcome, error) {
+	if err != nil {
+		return broken, err
+	}
+	return waiting, nil
+}
+
+// drain empties a stream's pipe into its sink; blocked says that the sink is full.
+func (l *loop) drain(c *conn, from side) (blocked bool, err error) {
+	s, sink := &c.streams[from], &c.ends[from.other()]
+	for s.pipe != nil && s.pipe.held > 0 {
+		if !sink.writable {
+			return true, nil
+		}
+		n, err := splice(s.pipe.read, sink.fd, s.pipe.held)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			sink.writable = false
+			return true, nil
+		case err != nil:
+			return false, err
+		}
+		s.pipe.held -= n
+		c.moved = l.now
+	}
+	return false, nil
+}
+
+// fill takes bytes from a stream's source: into its empty pipe, or if there is none straight to
+// the sink. As only an empty pipe is filled, EAGAIN means a socket and never the pipe. 0 bytes
+// without an error is the end of the stream.
+func (l *loop) fill(c *conn, from side) (int, error) {
+	s, source := &c.streams[from], &c.ends[from]
+	if s.pipe == nil {
+		s.pipe = l.takePipe()
+	}
+	if s.pipe == nil || source.urgent {
+		return l.copy(c, from)
+	}
+	n, err := splice(source.fd, s.pipe.write, pipeSize)
+	if err != nil {
+		source.readable = !errors.Is(err, unix.EAGAIN)
+		return 0, err
+	}
+	s.pipe.held = n
+	return n, nil
+}
+
+// copy moves one piece through memory: when no pipe is to be had, and past urgent data, at which
+// splice(2) stops. What the sink does not take stays with the source.
+func (l *loop) copy(c *conn, from side) (int, error) {
+	source, sink := &c.ends[from], &c.ends[from.other()]
+	if !sink.writable {
+		return 0, unix.EAGAIN
+	}
+	n, _, err := unix.Recvfrom(source.fd, l.buffer, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	if err != nil || n == 0 {
+		if errors.Is(err, unix.EAGAIN) {
+			source.readable, source.urgent = false, false
+		}
+		return 0, err
+	}
+	sent, err := unix.SendmsgN(sink.fd, l.buffer[:n], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	if err != nil {
+		sink.writable = !errors.Is(err, unix.EAGAIN)
+		return 0, err
+	}
+	// Read what was sent: it is there, so nothing less comes.
+	if _, _, err := unix.Recvfrom(source.fd, l.buffer[:sent], unix.MSG_DONTWAIT); err != nil {
+		return 0, err
+	}
+	l.counts.copied.Add(1)
+	return sent, nil
+}
+
+func (l *loop) count(c *conn, from side, n int) {
+	c.moved = l.now
+	if from == client {
+		l.counts.bytesIn.Add(uint64(n))
+	} else {
+		l.counts.bytesOut.Add(uint64(n))
+	}
+}
+
+// takePipe returns an empty pipe, or nil if there are as many as there may be.
+func (l *loop) takePipe() *pipe {
+	if last := len(l.free) - 1; last >= 0 {
+		p := l.free[last]
+		l.free = l.free[:last]
+		return p
+	}
+	if l.server.pipes.Add(-1) < 0 {
+		l.server.pipes.Add(1)
+		return nil
+	}
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		l.server.pipes.Add(1)
+		l.server.log.WithError(err).Debug("make pipe")
+		return nil
+	}
+	// Refused when the user holds many pipes: the default of 64 kB works as well, slower.
+	_, _ = unix.FcntlInt(uintptr(ends[0]), unix.F_SETPIPE_SZ, pipeSize)
+	l.counts.pipes.Add(1)
+	return &pipe{read: ends[0], write: ends[1]}
+}
+
+// putEmptyPipe takes back a stream's pipe unless it holds data.
+func (l *loop) putEmptyPipe(s *stream) {
+	if s.pipe != nil && s.pipe.held == 0 {
+		l.putPipe(s)
+	}
+}
+
+// putPipe takes back a stream's pipe, with data in it only to be thrown away.
+func (l *loop) putPipe(s *stream) {
+	p := s.pipe
+	if p == nil {
+		return
+	}
+	s.pipe = nil
+	if p.held > 0 || len(l.free) >= keptPipes {
+		l.discard(p)
+		return
+	}
+	l.free = append(l.free, p)
+}
+
+func (l *loop) discard(p *pipe) {
+	unix.Close(p.read)
+	unix.Close(p.write)
+	l.counts.pipes.Add(^uint64(0))
+	l.server.pipes.Add(1)
+}
+
+// splice moves up to size bytes, without blocking. The sockets are non-blocking themselves, which
+// SPLICE_F_NONBLOCK alone would not make them.
+func splice(from, to, size int) (int, error) {
+	for {
+		n, err := unix.Splice(from, nil, to, nil, size, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if !errors.Is(err, unix.EINTR) {
+			return int(n), err
+		}
+	}
+}
