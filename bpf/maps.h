@@ -12,30 +12,30 @@
 #include "types.h"
 #include "reasons.h"
 
-#define ARRAY(map, entries, type_)                                                                 \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_ARRAY);                                                  \
-		__uint(map_flags, BPF_F_MMAPABLE);                                                 \
-		__uint(max_entries, entries);                                                      \
-		__type(key, __u32);                                                                \
-		__type(value, type_);                                                              \
+#define ARRAY(map, entries, type_)                 \
+	struct {                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);  \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__uint(max_entries, entries);      \
+		__type(key, __u32);                \
+		__type(value, type_);              \
 	} map SEC(".maps")
 
-#define PERCPU(map, entries, type_)                                                                \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                           \
-		__uint(max_entries, entries);                                                      \
-		__type(key, __u32);                                                                \
-		__type(value, type_);                                                              \
+#define PERCPU(map, entries, type_)                      \
+	struct {                                         \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		__uint(max_entries, entries);            \
+		__type(key, __u32);                      \
+		__type(value, type_);                    \
 	} map SEC(".maps")
 
-#define HASH(map, entries, key_, value_, flags)                                                    \
-	struct {                                                                                   \
-		__uint(type, BPF_MAP_TYPE_HASH);                                                   \
-		__uint(map_flags, flags);                                                          \
-		__uint(max_entries, entries);                                                      \
-		__type(key, key_);                                                                 \
-		__type(value, value_);                                                             \
+#define HASH(map, entries, key_, value_, flags)  \
+	struct {                                 \
+		__uint(type, BPF_MAP_TYPE_HASH); \
+		__uint(map_flags, flags);        \
+		__uint(max_entries, entries);    \
+		__type(key, key_);               \
+		__type(value, value_);           \
 	} map SEC(".maps")
 
 ARRAY(table_v1, 1, struct table);

@@ -30,7 +30,7 @@ enum limits {
 	FIRST_PORT = 1024,
 	PORT_COUNT = 64512, /* 1024..65535 */
 	PORT_WORDS = 1008,
-	MAX_FRAGMENTS = 4096, /* incomplete datagrams a link may hold */
+	MAX_FRAGMENTS = 4096,  /* incomplete datagrams a link may hold */
 	RST_PER_SECOND = 1000, /* per output, for segments without a flow */
 	ICMP_PER_SECOND = 100,
 	ARP_PER_SECOND = 200, /* events */
@@ -54,17 +54,17 @@ enum timeouts {
 enum flow_kind {
 	KIND_FLOW = 0,
 	KIND_FRAGMENT = 1, /* saddr, daddr, sport = IP id of a datagram as it arrives */
-	KIND_IPID = 2, /* saddr, daddr, sport = IP id given on the outgoing side */
+	KIND_IPID = 2,     /* saddr, daddr, sport = IP id given on the outgoing side */
 };
 
 struct flow_key {
-	__be32 saddr; /* net */
-	__be32 daddr; /* net */
-	__be16 sport; /* net */
-	__be16 dport; /* net */
-	__u16 vnet; /* the VNet the packet arrives from */
-	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP; of fragments any */
-	__u8 kind; /* enum flow_kind */
+	__be32 saddr;          /* net */
+	__be32 daddr;          /* net */
+	__be16 sport;          /* net */
+	__be16 dport;          /* net */
+	__u16 vnet;            /* the VNet the packet arrives from */
+	__u8 proto;            /* IPPROTO_TCP or IPPROTO_UDP; of fragments any */
+	__u8 kind;             /* enum flow_kind */
 } __attribute__((aligned(8))); /* compared as two words, on the stack too */
 
 /* Where a forward packet goes: a backend, at the generation the flow was opened with. */
@@ -90,11 +90,11 @@ struct flow_tag {
 };
 
 enum flow_phase {
-	PHASE_SYN = 0, /* half-open */
-	PHASE_OPEN = 1, /* established TCP, and UDP */
+	PHASE_SYN = 0,     /* half-open */
+	PHASE_OPEN = 1,    /* established TCP, and UDP */
 	PHASE_CLOSING = 2, /* FIN seen both ways */
-	PHASE_RESET = 3, /* RST seen; any other segment takes it back */
-	PHASE_ENDED = 4, /* revoked: both ends are owed a RST */
+	PHASE_RESET = 3,   /* RST seen; any other segment takes it back */
+	PHASE_ENDED = 4,   /* revoked: both ends are owed a RST */
 	PHASE_MASK = 7,
 };
 
@@ -102,10 +102,11 @@ enum flow_flags {
 	FLOW_REVERSE = 1 << 3, /* the half that replies match */
 	FLOW_FIN_CLIENT = 1 << 4,
 	FLOW_FIN_BACKEND = 1 << 5,
-	FLOW_ANSWERED = 1 << 6, /* the backend sent SYN */
+	FLOW_ANSWERED = 1 << 6,   /* the backend sent SYN */
 	FLOW_RST_CLIENT = 1 << 7, /* ended: the client got its RST */
 	FLOW_RST_BACKEND = 1 << 8,
-	FLOW_INNER = 1 << 9, /* second leg of a proxied connection, or a probe: no quota, no bytes */
+	FLOW_INNER =
+		1 << 9,    /* second leg of a proxied connection, or a probe: no quota, no bytes */
 	FLOW_HA = 1 << 10, /* its port domain has backend port 0 */
 	FLOW_TCP = 1 << 11,
 };
@@ -123,10 +124,10 @@ union tag {
 
 /* What becomes of a packet that matches. 32 bytes. */
 struct rewrite {
-	__be32 saddr; /* net */
-	__be32 daddr; /* net */
-	__be16 sport; /* net; of a KIND_FRAGMENT the new IP id */
-	__be16 dport; /* net */
+	__be32 saddr;   /* net */
+	__be32 daddr;   /* net */
+	__be16 sport;   /* net; of a KIND_FRAGMENT the new IP id */
+	__be16 dport;   /* net */
 	__u16 l3_delta; /* one's complement sum to add to ~check: addresses, TTL not included */
 	__u16 l4_delta; /* the same for the ports alone */
 	union via via;
@@ -135,9 +136,9 @@ struct rewrite {
 
 struct flow {
 	__u32 state; /* bits 0-1 enum slot_state, 2-6 distance from home, 7-31 sequence */
-	__u32 home; /* of this slot as a home: bits of its window, and the insert lock */
+	__u32 home;  /* of this slot as a home: bits of its window, and the insert lock */
 	__u32 stamp; /* seconds of the flow clock */
-	__u32 twin; /* slot of the other half, NO_SLOT = none */
+	__u32 twin;  /* slot of the other half, NO_SLOT = none */
 	struct flow_key key;
 	struct rewrite rw;
 };
@@ -151,9 +152,9 @@ struct flow {
 /* An attached interface as packets arrive: found by (ifindex, vlan), IFACE_PROBES places at most. */
 struct iface {
 	__u32 ifindex; /* 0 = free */
-	__u16 vlan; /* 0 = untagged */
+	__u16 vlan;    /* 0 = untagged */
 	__u16 vnet;
-	__u16 out; /* its own slot in the table of outputs */
+	__u16 out;  /* its own slot in the table of outputs */
 	__u8 flags; /* enum iface_flags */
 	__u8 mac[6];
 	__u8 pad[15];
@@ -167,8 +168,8 @@ enum iface_flags {
 /* An attached interface as packets leave. */
 struct out {
 	__u32 ifindex; /* 0 = gone */
-	__u16 mtu; /* bytes of an IP packet */
-	__u16 vlan; /* 0 = untagged */
+	__u16 mtu;     /* bytes of an IP packet */
+	__u16 vlan;    /* 0 = untagged */
 	__u8 mac[6];
 	__u16 vnet;
 	__u8 flags; /* enum out_flags */
@@ -190,10 +191,10 @@ enum link_state {
 
 /* A connection; also a frontend as its own VNet reaches it (link_id 0). */
 struct link {
-	__u64 ident; /* hash of the name it was made for */
+	__u64 ident;   /* hash of the name it was made for */
 	__u32 link_id; /* the LinkID */
-	__u16 gen; /* gen, state: one 32-bit word, written at once */
-	__u8 state; /* enum link_state */
+	__u16 gen;     /* gen, state: one 32-bit word, written at once */
+	__u8 state;    /* enum link_state */
 	__u8 pad;
 	__u32 service; /* number of the rule set */
 	__u32 max_flows;
@@ -209,16 +210,16 @@ struct name {
 
 /* What a link uses; changed atomically by the programs. */
 struct usage {
-	__u32 pairs; /* until swept */
+	__u32 pairs;     /* until swept */
 	__u32 fragments; /* incomplete datagrams */
 };
 
 struct link_stats {
-	__u64 packets_in; /* from the client */
-	__u64 bytes_in; /* of IP packets */
+	__u64 packets_in;  /* from the client */
+	__u64 bytes_in;    /* of IP packets */
 	__u64 packets_out; /* to the client */
 	__u64 bytes_out;
-	__u64 opened; /* flows */
+	__u64 opened;  /* flows */
 	__u64 refused; /* flows */
 	__u64 dropped; /* packets */
 	__u64 pad;
@@ -232,7 +233,7 @@ struct reason_stats {
 enum address_kind {
 	ADDR_NONE = 0,
 	ADDR_ENDPOINT = 1, /* of this VNet: link */
-	ADDR_PEERED = 2, /* an endpoint of a peered VNet: link, no ARP */
+	ADDR_PEERED = 2,   /* an endpoint of a peered VNet: link, no ARP */
 	ADDR_FRONTEND = 3, /* link (with link_id 0) */
 	ADDR_NAT = 4,
 	ADDR_GATEWAY = 5, /* ARP only */
@@ -250,15 +251,15 @@ struct address_key {
 struct address {
 	struct address_key key;
 	__u32 link; /* slot */
-	__u8 kind; /* enum address_kind */
-	__u8 arp; /* 1 = answer ARP for it */
+	__u8 kind;  /* enum address_kind */
+	__u8 arp;   /* 1 = answer ARP for it */
 	__u16 pad;
 };
 
 struct rule_key {
 	__u32 service;
 	__be16 port; /* net; 0 = every port */
-	__u8 proto; /* 0 = TCP and UDP (only with port 0) */
+	__u8 proto;  /* 0 = TCP and UDP (only with port 0) */
 	__u8 pad;
 };
 
@@ -283,12 +284,12 @@ enum rule_flags {
 struct rule {
 	__u64 ident;
 	__u32 service;
-	__u32 nat; /* slot of the NAT set */
+	__u32 nat;           /* slot of the NAT set */
 	__be16 backend_port; /* net; 0 = the port asked for */
-	__u8 distribution; /* enum distribution */
-	__u8 flags; /* enum rule_flags */
+	__u8 distribution;   /* enum distribution */
+	__u8 flags;          /* enum rule_flags */
 	__u32 pad;
-	__u64 pad2;
+	__u64 balance; /* hash of what its Maglev table was built from; read by user space only */
 };
 
 /* Source addresses, in the order in which they fill. Never changed in place. */
@@ -303,7 +304,7 @@ struct natset {
 enum backend_state {
 	BACKEND_NONE = 0,
 	BACKEND_UP = 1,
-	BACKEND_DOWN = 2, /* TCP stays, UDP is chosen anew */
+	BACKEND_DOWN = 2,       /* TCP stays, UDP is chosen anew */
 	BACKEND_UNRESOLVED = 3, /* nobody answered for its address */
 };
 
@@ -318,17 +319,17 @@ struct backend {
 	__be32 addr; /* net */
 	__be16 port; /* net; 0 = the port asked for */
 	__u16 vnet;
-	__u16 gen; /* gen, state, flags: one 32-bit word */
+	__u16 gen;  /* gen, state, flags: one 32-bit word */
 	__u8 state; /* enum backend_state */
 	__u8 flags; /* enum backend_flags */
 	__u8 dmac[6];
-	__u8 smac[6]; /* of the output */
-	__u16 out; /* slot; 0 = unresolved */
-	__u16 mtu; /* bytes of an IP packet */
+	__u8 smac[6];   /* of the output */
+	__u16 out;      /* slot; 0 = unresolved */
+	__u16 mtu;      /* bytes of an IP packet */
 	__u32 idle_tcp; /* seconds */
 	__u32 idle_udp; /* seconds */
-	__u32 rule; /* slot */
-	__u32 pool; /* number of the backend pool */
+	__u32 rule;     /* slot */
+	__u32 pool;     /* number of the backend pool */
 	__u32 pad[2];
 };
 
@@ -347,49 +348,52 @@ struct dial {
 	__u16 link_gen;
 	__u16 backend_gen;
 	__u32 backend; /* slot */
-	__u32 nat; /* slot of the NAT set */
-	__be16 dport; /* net: at the backend */
+	__u32 nat;     /* slot of the NAT set */
+	__be16 dport;  /* net: at the backend */
 	__u16 pad;
 	__u32 pad2;
 };
 
 /* A port domain: what is unique per (VNet, protocol, NAT IP, backend, backend port). */
 struct domain_key {
-	__be32 nat; /* net */
+	__be32 nat;     /* net */
 	__be32 backend; /* net */
-	__be16 port; /* net; 0 = every port (HA rules) */
+	__be16 port;    /* net; 0 = every port (HA rules) */
 	__u16 vnet;
 	__u8 proto;
 	__u8 pad[3];
 };
 
 struct domain {
-	__u32 used; /* resting ports included */
-	__u32 cursor; /* word to look at next */
+	__u32 used;    /* resting ports included */
+	__u32 cursor;  /* word to look at next */
+	__u32 resting; /* their reverse entry is DEAD, not yet freed */
+	__u32 pad;
 	__u64 word[PORT_WORDS];
 };
 
 /* Tokens for packets privlink builds, per output, so that no neighbour uses up another's. */
 struct bucket {
 	__u32 stamp; /* seconds */
-	__u32 rst; /* in that second */
+	__u32 rst;   /* in that second */
 	__u32 icmp;
 	__u32 arp; /* events */
 };
 
 /* The whole table. */
 struct table {
-	__u32 pairs; /* until swept */
-	__u32 wanted_sweep; /* a domain is nearly full: set by packets, cleared by the sweep */
+	__u32 pairs;        /* until swept */
+	__u32 fragments;    /* incomplete datagrams, at most a quarter of max_pairs */
+	__u32 wanted_sweep; /* a domain is nearly full: set by packets, cleared by the daemon */
 };
 
 /* Written once when the maps are made: who adopts them needs the same numbers. */
 struct config {
-	__u64 seed[5]; /* of the flow hash */
+	__u64 seed[5];        /* of the flow hash */
 	__u64 maglev_seed[2]; /* of the choice of a backend; equal on every node */
-	__u32 homes; /* of the flow table */
-	__u32 max_pairs; /* homes / 4 */
-	__u32 port_step; /* coprime with 2, 3 and 7 */
+	__u32 homes;          /* of the flow table */
+	__u32 max_pairs;      /* homes / 4 */
+	__u32 port_step;      /* coprime with 2, 3 and 7 */
 	__u32 port_offset;
 	__u32 port_inverse; /* of port_step, modulo PORT_COUNT */
 	__u32 pad;
@@ -397,14 +401,14 @@ struct config {
 
 /* What the programs tell the daemon (ring buffer). */
 enum event_type {
-	EVENT_ARP = 1, /* somebody said sender_ip is at mac */
+	EVENT_ARP = 1,   /* somebody said sender_ip is at mac */
 	EVENT_SWEEP = 2, /* a port domain is 90 % full */
 };
 
 struct event {
-	__u32 type; /* enum event_type */
-	__u16 out; /* slot of the interface it came in on */
-	__u16 arp_op; /* host order */
+	__u32 type;       /* enum event_type */
+	__u16 out;        /* slot of the interface it came in on */
+	__u16 arp_op;     /* host order */
 	__be32 sender_ip; /* net */
 	__be32 target_ip; /* net */
 	__u8 mac[6];
@@ -415,12 +419,12 @@ struct event {
 struct sweep {
 	__u32 first; /* slot */
 	__u32 count;
-	__u32 now; /* seconds of the flow clock; set by the program */
+	__u32 now;  /* seconds of the flow clock; set by the program */
 	__u32 live; /* entries, counted */
 	__u32 dead;
 	__u32 killed; /* pairs found idle */
-	__u32 ended; /* pairs whose link or backend is gone */
-	__u32 freed; /* entries */
+	__u32 ended;  /* pairs whose link or backend is gone */
+	__u32 freed;  /* entries */
 	__u32 orphans;
 	__u32 unanswered; /* ended pairs that still owe somebody a RST */
 };
@@ -437,22 +441,23 @@ struct ending {
 struct verdict {
 	__u32 action; /* enum action */
 	__u32 reason; /* enum reason */
-	__u32 out; /* slot */
-	__u32 count; /* decisions since it was cleared */
+	__u32 out;    /* slot */
+	__u32 count;  /* decisions since it was cleared */
 };
 
 enum action {
 	ACTION_NONE = 0,
 	ACTION_PASS = 1, /* to the host, untouched */
-	ACTION_UP = 2, /* XDP only: TC on this device finishes it */
+	ACTION_UP = 2,   /* XDP only: TC on this device finishes it */
 	ACTION_DROP = 3,
 	ACTION_REDIRECT = 4,
 	ACTION_ANSWER = 5, /* redirect of a packet privlink built */
 };
 
 struct test_input {
-	__u32 now; /* seconds */
+	__u32 now;    /* seconds */
 	__u32 random; /* state of a xorshift generator, never 0 */
+	__u32 vlan; /* tag pushed before the packet is looked at: a test cannot feed one in metadata */
 };
 
 #endif

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * Programs the daemon runs: the sweep, the end of single pairs, the clock, and the flows as text.
+ */
+#define HOOK_TC /* for the types; no packet comes here */
+#include "sweep.h"
+
+/* One slice of the table; the argument comes back with what was found. */
+SEC("syscall")
+int sweep_slice(struct sweep *s)
+{
+	struct sweep slice = {.first = s->first, .now = clock_now()};
+
+	bpf_loop(s->count, sweep_slot, &slice, 0);
+	slice.count = s->count;
+	*s = slice;
+	return 0;
+}
+
+/* Ends one pair if its forward or reverse half is still the one that user space saw. */
+SEC("syscall")
+int end_pair(struct ending *e)
+{
+	struct half h = {.slot = e->slot, .state = e->state};
+	struct flow *f = flow_at(h.slot), copy;
+
+	e->done = 0;
+	if (!f || !flow_snapshot(f, &copy) || copy.state != h.state ||
+	    (copy.state & FLOW_STATE_MASK) != SLOT_LIVE || copy.key.kind != KIND_FLOW)
+		return 0;
+	h.rw = copy.rw;
+	if (e->mark && copy.rw.tag.of.flags & FLOW_TCP)
+		pair_mark_ended(&h, clock_now());
+	else
+		pair_end(&h, clock_now());
+	e->done = 1;
+	return 0;
+}
+
+struct clock_reading {
+	__u64 jiffies;
+	__u64 monotonic; /* ns, CLOCK_MONOTONIC */
+	__u32 now;       /* seconds of the flow clock */
+	__u32 pad;
+};
+
+/* The flow clock beside one that user space has: how old a stamp is, and how long a jiffy. */
+SEC("syscall")
+int read_clock(struct clock_reading *c)
+{
+	c->jiffies = bpf_jiffies64();
+	c->monotonic = bpf_ktime_get_ns();
+	c->now = clock_now();
+	return 0;
+}
+
+/* What an iterator gets; the kernel's own names, relocated by BTF. */
+struct bpf_map;
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+} __attribute__((preserve_access_index));
+
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	void *key;
+	void *value;
+} __attribute__((preserve_access_index));
+
+#define SEQ(seq, format, ...)                                                        \
+	({                                                                           \
+		static const char format_[] = format;                                \
+		__u64 args_[] = {__VA_ARGS__};                                       \
+		bpf_seq_printf(seq, format_, sizeof(format_), args_, sizeof(args_)); \
+	})
+
+/* One line a live forward half; pinned as `flows`. */
+SEC("iter/bpf_map_elem")
+int flows_text(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct seq_file *seq = ctx->meta->seq;
+	struct flow *f = ctx->value, copy;
+	__u32 *slot = ctx->key;
+	struct link *link;
+
+	if (!f || !slot || !flow_snapshot(f, &copy) ||
+	    (copy.state & FLOW_STATE_MASK) != SLOT_LIVE || copy.key.kind != KIND_FLOW ||
+	    copy.rw.tag.of.flags & FLOW_REVERSE)
+		return 0;
+	link = link_at(copy.rw.tag.of.link);
+	SEQ(seq, "slot=%u twin=%u vnet=%u proto=%u client=%pI4:%u endpoint=%pI4:%u ", *slot,
+	    copy.twin, copy.key.vnet, copy.key.proto, (__u64)&copy.key.saddr,
+	    bpf_ntohs(copy.key.sport), (__u64)&copy.key.daddr, bpf_ntohs(copy.key.dport));
+	SEQ(seq, "nat=%pI4:%u backend=%pI4:%u link=%u linkid=%u phase=%u ", (__u64)&copy.rw.saddr,
+	    bpf_ntohs(copy.rw.sport), (__u64)&copy.rw.daddr, bpf_ntohs(copy.rw.dport),
+	    copy.rw.tag.of.link, link ? link->link_id : 0, copy.rw.tag.of.flags & PHASE_MASK);
+	SEQ(seq, "flags=%x age=%d\n", copy.rw.tag.of.flags, flow_age(clock_now(), copy.stamp));
+	return 0;
+}
+
+/* The texts of the reasons, for Go; the section is dropped before the object is loaded. */
+#define REASON_TEXT(name, label, text) {label, text},
+const struct reason_text reason_texts[] SEC(".rodata.reasons") = {REASONS(REASON_TEXT)};
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * NAT ports. A port is unique per domain: (VNet, protocol, NAT IP, backend, backend port), so
+ * each NAT IP serves PORT_COUNT flows to every backend. A domain is one flat bitmap, made by the
+ * first packet that needs it. An atomic fetch-or reserves a bit; the insert of the reverse entry
+ * remains the check. The bit goes last, when the reverse entry is freed.
+ *
+ * A next-fit cursor lets a port rest as long as there are others; order is hidden from peers by a
+ * permutation with a multiplier coprime to PORT_COUNT (RFC 6056, 3.3).
+ */
+#ifndef PRIVLINK_PORTS_H
+#define PRIVLINK_PORTS_H
+
+#include "tables.h"
+#include "flowtable.h"
+
+volatile const __u32 port_step = 1;
+volatile const __u32 port_offset = 0;
+volatile const __u32 port_inverse = 1;
+
+/* Never written: the value of a new domain, which is too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct domain);
+} new_domain_v1 SEC(".maps");
+
+static __always_inline __u16 port_of_bit(__u32 bit)
+{
+	if (MUTANT(7))
+		return FIRST_PORT + 1 + (bit * port_step + port_offset) % PORT_COUNT;
+	return FIRST_PORT + ((__u64)bit * port_step + port_offset) % PORT_COUNT;
+}
+
+static __always_inline __u32 bit_of_port(__u16 port)
+{
+	__u32 place = port - FIRST_PORT + PORT_COUNT - port_offset;
+
+	return (__u64)(place % PORT_COUNT) * port_inverse % PORT_COUNT;
+}
+
+static __always_inline struct domain *domain_find(const struct domain_key *key)
+{
+	return bpf_map_lookup_elem(&domains_v1, key);
+}
+
+/* Makes the domain of a key; false when there is no room. Another CPU may be first. */
+SLOW int domain_make(struct domain_key *key)
+{
+	struct domain *d;
+	__u32 zero = 0, first;
+	void *empty;
+
+	if (!key)
+		return false;
+	empty = bpf_map_lookup_elem(&new_domain_v1, &zero);
+	if (!empty)
+		return false;
+	first = clock_random() % PORT_WORDS;
+	if (bpf_map_update_elem(&domains_v1, key, empty, BPF_NOEXIST))
+		return domain_find(key) != NULL;
+	d = domain_find(key);
+	if (d)
+		d->cursor = first;
+	return true;
+}
+
+/* The domain a reverse half's port belongs to. */
+static __always_inline struct domain *domain_of(const struct flow_key *reverse, __u16 flags)
+{
+	struct domain_key key = {
+		.nat = reverse->daddr,
+		.backend = reverse->saddr,
+		.port = flags & FLOW_HA ? 0 : reverse->sport,
+		.vnet = reverse->vnet,
+		.proto = reverse->proto,
+	};
+
+	return domain_find(&key);
+}
+
+/* Ends one half; the port of a reverse half begins to rest. */
+static __always_inline bool half_end(struct flow *f, __u32 state, __u32 now)
+{
+	struct flow_key key = f->key;
+	union tag tag = {.word = FLOW_READ(f->rw.tag.word)};
+	struct domain *d;
+
+	if (!flow_end(f, state, now))
+		return false;
+	if (!(tag.of.flags & FLOW_REVERSE) || key.kind != KIND_FLOW)
+		return true;
+	d = domain_of(&key, tag.of.flags);
+	if (d)
+		__sync_fetch_and_add(&d->resting, 1);
+	return true;
+}
+
+struct port_search {
+	struct domain *domain;
+	__u32 word;
+	__s32 bit; /* -1 = none found */
+};
+
+/* One word of the bitmap. The callback of bpf_loop: a plain loop over 1,008 words does not pass
+ * the verifier.
+ */
+static long port_search_word(__u32 n, struct port_search *s)
+{
+	__u32 at = s->word;
+	__u64 word;
+
+	if (at >= PORT_WORDS)
+		at = 0;
+	word = s->domain->word[at];
+	for (int i = 0; i < 4; i++) {
+		__u64 mask, old;
+		__u32 b;
+
+		if (!~word)
+			break;
+		/* lowest clear bit: BPF has no count of trailing zeros; clang makes a popcount */
+		mask = ~word & -~word;
+		b = __builtin_popcountll(mask - 1);
+		old = __sync_fetch_and_or(&s->domain->word[at], mask);
+		if (!(old & mask)) {
+			s->bit = at * 64 + b;
+			s->word = at + 1;
+			return 1;
+		}
+		word = old;
+	}
+	s->word = at + 1;
+	return 0;
+}
+
+/* Reserves a bit; -1 when every one is set. */
+static __always_inline __s32 port_take(struct domain *d)
+{
+	struct port_search s = {.domain = d, .word = d->cursor, .bit = -1};
+
+	if (d->used >= PORT_COUNT)
+		return -1;
+	bpf_loop(PORT_WORDS + 1, port_search_word, &s, 0);
+	if (s.bit < 0)
+		return -1;
+	__sync_fetch_and_add(&d->used, 1);
+	d->cursor = s.word;
+	return s.bit;
+}
+
+static __always_inline void port_release(struct domain *d, __u32 bit)
+{
+	__u64 mask = 1ull << (bit & 63), old;
+	__u32 word = bit / 64;
+
+	/* clang knows that it is in range, the verifier wants to see it asked */
+	asm volatile("" : "+r"(word));
+	if (word >= PORT_WORDS || MUTANT(8))
+		return;
+	old = __sync_fetch_and_and(&d->word[word], ~mask);
+	if (old & mask)
+		__sync_fetch_and_sub(&d->used, 1);
+}
+
+#endif
