@@ -28,6 +28,16 @@ func newApp(env *environment) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
 	app.Commands = []*cli.Command{
+		vnetCommand(env),
+		nicCommand(env),
+		lbCommand(env),
+		serviceCommand(env),
+		connectionCommand(env),
+		endpointCommand(env),
+		flowCommand(env),
+		applyCommand(env),
+		deleteCommand(env),
+		statusCommand(env),
 		verb{name: "version", usage: "print the version", offline: true, run: printVersion}.command(env),
 		completionCommand(env),
 	}

@@ -55,6 +55,7 @@ type commandLine struct {
 	globalFlags, verbFlags []string
 	// early are flags that stood before the command they may belong to.
 	early    []earlyFlag
+	given    map[string]bool // flags by the names they were given with
 	wantHelp bool
 }
 
@@ -118,6 +119,10 @@ func (l *commandLine) flag(arg string, rest []string) (int, error) {
 	if found == nil {
 		return 0, l.errorf("unknown flag %s%s", dashed(name), l.flagSuggestion(name))
 	}
+	if l.given == nil {
+		l.given = map[string]bool{}
+	}
+	l.given[name] = true
 	words := []string{dashed(name)}
 	taken := 0
 	switch {
@@ -161,6 +166,9 @@ func (l *commandLine) sorted(program string) ([]string, error) {
 			return nil, l.errorf("unknown flag %s%s", dashed(early.name), suggestion(dashed(early.name), l.flagNames()))
 		}
 		first = append(first, early.words...)
+	}
+	if err := l.checkRequired(); err != nil {
+		return nil, err
 	}
 	if err := l.checkNames(); err != nil {
 		return nil, err
@@ -206,6 +214,24 @@ func namesBelow(commands []*cli.Command) []string {
 		names = append(append(names, namesOf(command.Flags)...), namesBelow(command.Subcommands)...)
 	}
 	return names
+}
+
+// checkRequired finds a flag that the verb cannot do without.
+func (l *commandLine) checkRequired() error {
+	for _, flag := range l.at.Flags {
+		required, ok := flag.(cli.RequiredFlag)
+		if !ok || !required.IsRequired() {
+			continue
+		}
+		given := false
+		for _, name := range flag.Names() {
+			given = given || l.given[name]
+		}
+		if !given {
+			return l.errorf("flag %s is missing (%s)", dashed(flag.Names()[0]), l.help())
+		}
+	}
+	return nil
 }
 
 // checkNames compares the names given with the verb's ArgsUsage: one word per name, in

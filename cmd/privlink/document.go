@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	yamlv2 "go.yaml.in/yaml/v2"
+	"sigs.k8s.io/yaml"
+
+	"github.com/privlink/privlink/pkg/api"
+)
+
+// document is one resource of a file given to apply or delete.
+type document struct {
+	number   int // in the file, from 1
+	id       api.ID
+	resource api.Resource // checked, references in full, own properties complete
+}
+
+// readDocuments reads a file of YAML or JSON documents. Subscription and resource group are base's where a
+// document names none. Errors name the document; all that is wrong in a document is told at once.
+func readDocuments(text []byte, base api.ID) ([]document, error) {
+	parts, err := splitDocuments(text)
+	if err != nil {
+		return nil, refusedErrorf("%w", err)
+	}
+	var documents []document
+	seen := map[string]int{}
+	for i, part := range parts {
+		d, err := readDocument(part, base)
+		if err != nil {
+			return nil, refusedErrorf("document %d: %w", i+1, err)
+		}
+		d.number = i + 1
+		if before, twice := seen[d.id.Key()]; twice {
+			return nil, refusedErrorf("document %d: %s is in document %d already", d.number, d.id.Short(), before)
+		}
+		seen[d.id.Key()] = d.number
+		documents = append(documents, d)
+	}
+	if len(documents) == 0 {
+		return nil, refusedErrorf("the file has no documents")
+	}
+	return documents, nil
+}
+
+// splitDocuments turns each document of the file into JSON.
+func splitDocuments(text []byte) ([]json.RawMessage, error) {
+	if start := bytes.TrimSpace(text); len(start) > 0 && start[0] == '{' {
+		return splitJSON(text)
+	}
+	decoder := yamlv2.NewDecoder(bytes.NewReader(text))
+	var parts []json.RawMessage
+	for {
+		var tree yamlv2.MapSlice // keeps a key that is given twice, for the strict reader to refuse
+		err := decoder.Decode(&tree)
+		if errors.Is(err, io.EOF) {
+			return parts, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("document %d: %w", len(parts)+1, err)
+		}
+		if len(tree) == 0 {
+			continue // as behind a last "---"
+		}
+		plain, err := yamlv2.Marshal(tree)
+		if err != nil {
+			return nil, fmt.Errorf("document %d: %w", len(parts)+1, err)
+		}
+		part, err := yaml.YAMLToJSONStrict(plain)
+		if err != nil {
+			return nil, fmt.Errorf("document %d: %w", len(parts)+1, err)
+		}
+		parts = append(parts, part)
+	}
+}
+
+// splitJSON reads JSON documents one behind the other.
+func splitJSON(text []byte) ([]json.RawMessage, error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	var parts []json.RawMessage
+	for {
+		var part json.RawMessage
+		err := decoder.Decode(&part)
+		if errors.Is(err, io.EOF) {
+			return parts, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("document %d: not JSON at byte %d: %w", len(parts)+1, decoder.InputOffset(), err)
+		}
+		parts = append(parts, part)
+	}
+}
+
+// envelope is what a document has besides the resource.
+type envelope struct {
+	Type          string `json:"type"`
+	Name          string `json:"name"`
+	Subscription  string `json:"subscription"`
+	ResourceGroup string `json:"resourceGroup"`
+}
+
+func readDocument(part json.RawMessage, base api.ID) (document, error) {
+	var outer envelope
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(part, &fields); err != nil {
+		return document{}, errors.New("is not an object with type, name, location and properties")
+	}
+	if err := json.Unmarshal(part, &outer); err != nil {
+		return document{}, fmt.Errorf("type, name, subscription and resourceGroup are strings: %w", err)
+	}
+	if outer.Type == "" {
+		return document{}, errors.New("type is missing, such as Microsoft.Network/virtualNetworks")
+	}
+	kind, err := api.KindOf(outer.Type)
+	if err != nil {
+		return document{}, err
+	}
+	if outer.Name == "" {
+		return document{}, errors.New("name is missing")
+	}
+	delete(fields, "subscription")
+	delete(fields, "resourceGroup")
+	inner, err := json.Marshal(fields)
+	if err != nil {
+		return document{}, err
+	}
+	resource, err := api.Decode(inner, kind, api.Strict)
+	if err != nil {
+		return document{}, fmt.Errorf("%s/%s: %w", kind, outer.Name, err)
+	}
+	id := base.Sibling(kind, outer.Name)
+	if outer.Subscription != "" {
+		id.Subscription = outer.Subscription
+	}
+	if outer.ResourceGroup != "" {
+		id.ResourceGroup = outer.ResourceGroup
+	}
+	api.ClearReadOnly(resource)
+	if err := resource.Validate(id); err != nil {
+		return document{}, fmt.Errorf("%s: %w", id.Short(), err)
+	}
+	return document{id: id, resource: resource}, nil
+}
+
+// inOrder sorts documents so that what others refer to comes first.
+func inOrder(documents []document) []document {
+	sorted := slices.Clone(documents)
+	order := api.Kinds()
+	slices.SortStableFunc(sorted, func(a, b document) int {
+		return slices.Index(order, api.Kind(a.id.Type)) - slices.Index(order, api.Kind(b.id.Type))
+	})
+	return sorted
+}

@@ -1,0 +1,103 @@
+package api
+
+import (
+	"fmt"
+	"time"
+)
+
+// What privlink's own operations answer (paths under /privlink and natPortUsage of a service).
+
+// Status is how the daemon and its dataplane are.
+type Status struct {
+	// Degraded says that something needs an operator; Problems are the reasons.
+	Degraded bool     `json:"degraded"`
+	Problems []string `json:"problems,omitempty"`
+	// Warnings are what an operator should know; they do not degrade.
+	Warnings []string `json:"warnings,omitempty"`
+	Version  string   `json:"version"`
+	// Started is when the daemon began to serve.
+	Started time.Time `json:"started"`
+	// WantedRevision is that of the store, AppliedRevision the one the kernel agrees with.
+	WantedRevision  uint64            `json:"wantedRevision"`
+	AppliedRevision uint64            `json:"appliedRevision"`
+	Interfaces      []InterfaceStatus `json:"interfaces"`
+	Maps            []MapStatus       `json:"maps"`
+	// Flows is the number of pairs in the table, until swept.
+	Flows uint64 `json:"flows"`
+	// SweepAgeSeconds is how long ago the last sweep of the flow table ended.
+	SweepAgeSeconds float64 `json:"sweepAgeInSeconds"`
+}
+
+// InterfaceStatus is one attachment.
+type InterfaceStatus struct {
+	Network   string `json:"network"` // resource id
+	Interface string `json:"interface"`
+	VLAN      uint16 `json:"vlan,omitempty"`
+	// Hook is tcx or clsact, empty if not attached.
+	Hook string `json:"hook,omitempty"`
+	// Mode is what was chosen, tc or xdp, and Why the reason.
+	Mode  string `json:"mode,omitempty"`
+	Why   string `json:"why,omitempty"`
+	MAC   string `json:"mac,omitempty"`
+	MTU   int    `json:"mtu,omitempty"`
+	Error string `json:"error,omitempty"`
+	// Others are other programs on its hooks.
+	Others   []string `json:"otherPrograms,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// MapStatus is how full a map is.
+type MapStatus struct {
+	Name string `json:"name"`
+	Used uint64 `json:"used"`
+	Size uint64 `json:"size"`
+}
+
+// Flow is one tracked conversation. Addresses and ports are strings and numbers as people write them.
+type Flow struct {
+	Protocol     string `json:"protocol"` // tcp, udp
+	State        string `json:"state"`
+	Client       string `json:"client"`   // IP:port in the consumer's network
+	Endpoint     string `json:"endpoint"` // IP:port that the client asked for
+	NAT          string `json:"nat"`      // IP:port that the backend sees
+	Backend      string `json:"backend"`  // IP:port
+	LinkID       uint32 `json:"linkIdentifier"`
+	EndpointName string `json:"endpointId,omitempty"` // resource id, where the caller may see it
+	Service      string `json:"serviceId,omitempty"`  // resource id, where the caller may see it
+	IdleSeconds  uint32 `json:"idleInSeconds"`
+	// Slot and TwinSlot are the indices of both entries in the flow table (bpftool map lookup).
+	Slot     uint32 `json:"slot"`
+	TwinSlot uint32 `json:"twinSlot"`
+}
+
+// PortUse is how many NAT ports one backend's port domain has taken.
+type PortUse struct {
+	Address  string `json:"privateIPAddress"` // NAT IP
+	Protocol string `json:"protocol"`
+	Backend  string `json:"backend"` // IP:port
+	Used     uint32 `json:"used"`    // resting ports included
+	Size     uint32 `json:"size"`
+}
+
+// NATPortUsage is the use of a service's NAT ports.
+type NATPortUsage struct {
+	Value []PortUse `json:"value"`
+}
+
+// Describe says how many ports of a NAT IP are used, in total and of the fullest backend.
+func (u NATPortUsage) Describe(address string) string {
+	var fullest PortUse
+	total := uint64(0)
+	for _, use := range u.Value {
+		if use.Address == address {
+			total += uint64(use.Used)
+			if use.Used > fullest.Used {
+				fullest = use
+			}
+		}
+	}
+	if total == 0 {
+		return "0 ports used"
+	}
+	return fmt.Sprintf("%d ports used (fullest: %d of %d to %s %s)", total, fullest.Used, fullest.Size, fullest.Protocol, fullest.Backend)
+}
