@@ -25,8 +25,7 @@ type fakeGateway struct {
 	identity Identity // of everybody; Client and Endpoint are filled in
 	targets  []netip.AddrPort
 	unknown  bool
-	clientAt time.Time // when the consumers were last heard
-	heard    map[netip.AddrPort]time.Time
+	heard    map[netip.AddrPort]time.Time // when a far end last sent a packet
 }
 
 func (g *fakeGateway) Identify(local, peer netip.AddrPort) (Identity, error) {
@@ -51,16 +50,6 @@ func (g *fakeGateway) Heard(_, peer netip.AddrPort) (time.Duration, bool) {
 	defer g.mu.Unlock()
 	at, ok := g.heard[peer]
 	return time.Since(at), ok
-}
-
-// hear makes the far end with this address heard now.
-func (g *fakeGateway) hear(peer netip.AddrPort) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.heard == nil {
-		g.heard = make(map[netip.AddrPort]time.Time)
-	}
-	g.heard[peer] = time.Now()
 }
 
 func (g *fakeGateway) Admit(netip.AddrPort, inner.Destination) error {
@@ -128,9 +117,6 @@ func mustListen(t *testing.T) *net.TCPListener {
 
 func addressOf(l *net.TCPListener) netip.AddrPort { return l.Addr().(*net.TCPAddr).AddrPort() }
 
-func local(c net.Conn) netip.AddrPort  { return c.LocalAddr().(*net.TCPAddr).AddrPort() }
-func remote(c net.Conn) netip.AddrPort { return c.RemoteAddr().(*net.TCPAddr).AddrPort() }
-
 // dial connects a consumer's client.
 func (r *rig) dial() *net.TCPConn {
 	r.t.Helper()
@@ -141,6 +127,21 @@ func (r *rig) dial() *net.TCPConn {
 	r.t.Cleanup(func() { c.Close() })
 	bound(r.t, c)
 	return c.(*net.TCPConn)
+}
+
+// dialReset connects a client whose connection is reset, maybe before connect returns.
+func (r *rig) dialReset() {
+	r.t.Helper()
+	c, err := net.DialTimeout("tcp4", r.server.config.Listen.String(), 5*time.Second)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	bound(r.t, c)
+	mustReset(r.t, c)
 }
 
 // accept takes the connection at the backend; the header is still to be read.
