@@ -4,6 +4,7 @@
  */
 #define HOOK_TC /* for the types; no packet comes here */
 #include "sweep.h"
+#include "exports.h"
 
 /* One slice of the table; the argument comes back with what was found. */
 SEC("syscall")

@@ -35,5 +35,6 @@ EXPORT(struct, test_input);
 EXPORT(struct, flow_tag);
 EXPORT(struct, via_forward);
 EXPORT(struct, via_reverse);
+EXPORT(enum, slot_state);
 
 #endif

@@ -1,0 +1,400 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/privlink/privlink/pkg/neigh"
+	"golang.org/x/sys/unix"
+)
+
+// Apply makes the kernel match state. It is idempotent, attaches what can be attached, and
+// returns as soon as everything is written; what needs answers of the network (probing new
+// addresses, finding backends) goes on by itself and is written when they come: see Result
+// and Options.Notify. An error means that the State is refused as a whole or that the kernel
+// refused a write; applying again continues where it stopped.
+func (d *Dataplane) Apply(ctx context.Context, state State) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, ErrClosed)
+	}
+	if err := d.readDevices(); err != nil {
+		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
+	}
+	if err := d.apply(d.withInner(state)); err != nil {
+		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
+	}
+	d.state, d.applied = state, true
+	return d.report(), nil
+}
+
+// again applies the last State once more, because the network or an interface changed. mu is held.
+func (d *Dataplane) again() {
+	if !d.applied || d.closed {
+		return
+	}
+	if err := d.apply(d.withInner(d.state)); err != nil {
+		d.log.WithError(err).Error("applying the last state again")
+	}
+	d.report()
+}
+
+// withInner adds the splice's network.
+func (d *Dataplane) withInner(s State) State {
+	in := d.inner
+	if in.Network == "" {
+		return s
+	}
+	rs := RuleSet{Key: in.Network, Network: in.Network}
+	for _, a := range in.Sources {
+		rs.Sources = append(rs.Sources, Source{Addr: a})
+	}
+	s.Networks = append(s.Networks[:len(s.Networks):len(s.Networks)], Network{
+		Key: in.Network, Attachments: []Attachment{{Interface: in.Interface, Mode: ModeTC, Exclusive: true}},
+	})
+	s.Pools = append(s.Pools[:len(s.Pools):len(s.Pools)], Pool{Key: in.Network, Members: append(in.Sources[:0:0], in.Listen.Addr())})
+	s.RuleSets = append(s.RuleSets[:len(s.RuleSets):len(s.RuleSets)], rs)
+	return s
+}
+
+// apply compiles and writes. The order: what is revoked first, then what is new from the bottom
+// up, each object complete before anything points to it, and last what nothing points to any more.
+func (d *Dataplane) apply(state State) error {
+	p, err := d.compile(state)
+	if err != nil {
+		return err
+	}
+	d.revoke(p)
+	for _, step := range []func(*plan) error{
+		d.writeNumbers,
+		func(p *plan) error { return d.writeOuts(p.outs) },
+		d.writeNatsets, d.writeBackends, d.writeRules, d.writeRuleIndex, d.writeLinks, d.writeAddresses,
+		// Interfaces last: from here on their packets find everything.
+		func(p *plan) error { return d.writeIfaces(p.ifaces) },
+		d.dropInterfaces, d.release,
+	} {
+		if err := step(p); err != nil {
+			return err
+		}
+	}
+	now := d.clock()
+	d.resolver.Set(p.wants, now)
+	d.announceReturned(p, now)
+	d.plan = p
+	d.wake()
+	return nil
+}
+
+// revoke takes away what a packet must not use any longer, before anything else: links that leave
+// Approved, change their epoch or are removed. One word holds generation and state.
+func (d *Dataplane) revoke(p *plan) {
+	d.links.others(p.keepLinks, func(_ uint64, slot uint32) {
+		old := d.k.links.load(slot)
+		if old.State != uint8(bpfLinkStateLINK_NONE) {
+			old.Gen++
+			old.State = uint8(bpfLinkStateLINK_NONE)
+			d.k.links.storeWord(slot, old, wordLink)
+			d.ending = true
+		}
+	})
+	for slot, want := range p.links {
+		old := d.k.links.load(slot)
+		if old.Ident != want.Ident || !ends(old, want) {
+			continue
+		}
+		old.Gen++
+		old.State = uint8(bpfLinkStateLINK_NONE)
+		if want.State != uint8(LinkApproved) {
+			old.State = want.State
+		}
+		d.k.links.storeWord(slot, old, wordLink)
+		d.ending = true
+	}
+}
+
+// ends says whether established flows of a link must end.
+func ends(old, want bpfLink) bool {
+	if old.State != uint8(bpfLinkStateLINK_APPROVED) {
+		return false // they ended when it left Approved
+	}
+	return want.State != uint8(LinkApproved) || old.Epoch != want.Epoch ||
+		old.Addr != want.Addr || old.Vnet != want.Vnet || old.Service != want.Service || old.LinkId != want.LinkId
+}
+
+func (d *Dataplane) writeNumbers(p *plan) error {
+	for key, number := range p.vnets {
+		d.k.vnets.store(uint32(number), bpfName{Ident: ident("vnet", key)}, 0)
+	}
+	for key, number := range p.services {
+		d.k.services.store(number, bpfName{Ident: ident("service", key)}, 0)
+	}
+	for key, number := range p.pools {
+		d.k.pools.store(number, bpfName{Ident: ident("pool", key)}, 0)
+	}
+	return nil
+}
+
+func (d *Dataplane) writeNatsets(p *plan) error {
+	for slot, set := range p.natsets {
+		d.k.natsets.store(slot, set, wordNatset)
+	}
+	return nil
+}
+
+// writeBackends writes all that are to be there. A new one gets the next generation of its slot, so that
+// no flow of the slot's last owner takes it for its own.
+func (d *Dataplane) writeBackends(p *plan) error {
+	for slot, b := range p.backends {
+		old := d.k.backends.load(slot)
+		b.Gen = old.Gen
+		if old.Ident != b.Ident {
+			b.Gen++
+		}
+		d.k.backends.store(slot, b, wordBackend)
+	}
+	return nil
+}
+
+// writeRules writes the rules and swaps the Maglev tables that change. All tables are made first, and the
+// swaps go in one call, as the kernel waits for all running programs once per call.
+func (d *Dataplane) writeRules(p *plan) (err error) {
+	var slots, fds []uint32
+	var made []*ebpf.Map
+	defer func() {
+		for _, m := range made {
+			err = errors.Join(err, m.Close()) // the outer map holds them
+		}
+	}()
+	seed := d.k.config.load(0).MaglevSeed
+	for slot, rule := range p.rules {
+		if old := d.k.rules.load(slot); old.Ident == rule.Ident && old.Balance == rule.Balance {
+			continue
+		}
+		m, err := d.k.newTable(p.tables[slot].build(seed))
+		if err != nil {
+			return fmt.Errorf("make the Maglev table of rule slot %d: %w", slot, err)
+		}
+		made = append(made, m)
+		slots = append(slots, slot)
+		fds = append(fds, uint32(m.FD()))
+	}
+	if err := d.k.putTables(slots, fds); err != nil {
+		return err
+	}
+	for slot, rule := range p.rules {
+		d.k.rules.store(slot, rule, wordRule)
+	}
+	return nil
+}
+
+// newTable makes an inner map: element 0 is the number of places. It is empty for a rule that has
+// no backend now.
+func (k *kernel) newTable(places []uint32) (*ebpf.Map, error) {
+	spec := k.maglevSpec.Copy()
+	spec.MaxEntries = uint32(len(places) + 1)
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, err
+	}
+	const stride = 8 // the kernel rounds elements up
+	mem, err := mapWords(m, stride)
+	if err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
+	words := unsafe.Slice((*uint64)(unsafe.Pointer(&mem[0])), len(places)+1)
+	words[0] = uint64(len(places)) // little endian: the value is the lower half
+	for i, slot := range places {
+		words[i+1] = uint64(slot)
+	}
+	if err := unix.Munmap(mem); err != nil {
+		return nil, errors.Join(fmt.Errorf("unmap a table: %w", err), m.Close())
+	}
+	return m, nil
+}
+
+func (k *kernel) putTables(slots, fds []uint32) error {
+	switch len(slots) {
+	case 0:
+		return nil
+	case 1:
+		if err := k.maps[mapMaglev].Put(slots[0], fds[0]); err != nil {
+			return fmt.Errorf("swap the Maglev table of rule slot %d: %w", slots[0], err)
+		}
+		return nil
+	}
+	_, err := k.maps[mapMaglev].BatchUpdate(slots, fds, nil)
+	if err != nil {
+		return fmt.Errorf("swap %d Maglev tables: %w", len(slots), err)
+	}
+	return nil
+}
+
+func (d *Dataplane) writeRuleIndex(p *plan) error {
+	for key, want := range p.ruleIndex {
+		if have, ok := d.ruleIndex[key]; ok && have == want {
+			continue
+		}
+		if err := d.k.maps[mapRuleIndex].Put(&key, &want); err != nil {
+			return fmt.Errorf("write the rule for service %d port %d: %w", key.Service, portOrder(key.Port), err)
+		}
+		d.ruleIndex[key] = want
+	}
+	return nil
+}
+
+func (d *Dataplane) writeLinks(p *plan) error {
+	for slot, l := range p.links {
+		old := d.k.links.load(slot)
+		l.Gen = old.Gen
+		if old.Ident != l.Ident {
+			l.Gen++
+		}
+		d.k.links.store(slot, l, wordLink)
+	}
+	return nil
+}
+
+func (d *Dataplane) writeAddresses(p *plan) error {
+	for key, want := range p.addresses {
+		have, ok := d.addresses[key]
+		if ok && have == want {
+			continue
+		}
+		if err := d.k.maps[mapAddresses].Put(&key, &want); err != nil {
+			return fmt.Errorf("write address %s: %w", fromNetOrder(key.Addr), err)
+		}
+		d.addresses[key] = want
+	}
+	return nil
+}
+
+// release clears what nothing in the plan uses, from the top down, and gives the slots back.
+func (d *Dataplane) release(p *plan) error {
+	var failed []error
+	for key, a := range d.addresses {
+		if _, ok := p.addresses[key]; ok {
+			continue
+		}
+		if err := d.k.maps[mapAddresses].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			failed = append(failed, fmt.Errorf("remove address %s: %w", fromNetOrder(key.Addr), err))
+			continue
+		}
+		delete(d.addresses, key)
+		if a.Kind == uint8(bpfAddressKindADDR_NAT) || a.Kind == uint8(bpfAddressKindADDR_FRONTEND) {
+			d.gone[neigh.Key{VNet: key.Vnet, Addr: fromNetOrder(key.Addr)}] = true
+			d.ending = true
+		}
+	}
+	for key := range d.ruleIndex {
+		if _, ok := p.ruleIndex[key]; ok {
+			continue
+		}
+		if err := d.k.maps[mapRuleIndex].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			failed = append(failed, fmt.Errorf("remove the rule for service %d port %d: %w", key.Service, portOrder(key.Port), err))
+			continue
+		}
+		delete(d.ruleIndex, key)
+	}
+	if len(failed) > 0 {
+		return errors.Join(failed...)
+	}
+	clear := func(s *slots, keep map[uint64]bool, f func(slot uint32) error) {
+		s.others(keep, func(id uint64, slot uint32) {
+			if err := f(slot); err != nil {
+				failed = append(failed, err)
+				return
+			}
+			s.give(id, d.sweeps)
+		})
+	}
+	clear(d.links, p.keepLinks, func(slot uint32) error {
+		old := d.k.links.load(slot) // its generation stays: the next owner's is another
+		d.k.links.store(slot, bpfLink{Gen: old.Gen}, wordLink)
+		return nil
+	})
+	clear(d.rules, p.keepRules, func(slot uint32) error {
+		if err := d.k.maps[mapMaglev].Delete(slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove the Maglev table of rule slot %d: %w", slot, err)
+		}
+		d.k.rules.store(slot, bpfRule{}, wordRule)
+		return nil
+	})
+	clear(d.backends, p.keepBackends, func(slot uint32) error {
+		// One word ends every flow of it; the rest of the element stays as it is, as packets may be reading it.
+		old := d.k.backends.load(slot)
+		old.Gen++
+		old.State = uint8(bpfBackendStateBACKEND_NONE)
+		d.k.backends.storeWord(slot, old, wordBackend)
+		old.Ident = 0
+		d.k.backends.storeWord(slot, old, 0)
+		d.ending = true
+		return nil
+	})
+	clear(d.natsets, p.keepNatsets, func(slot uint32) error {
+		// Packets that read the old rule may still use it: only its name goes.
+		old := d.k.natsets.load(slot)
+		old.Ident = 0
+		d.k.natsets.storeWord(slot, old, 0)
+		return nil
+	})
+	clear(d.outs, p.keepOuts, func(slot uint32) error {
+		out := d.k.outs.load(slot)
+		if out.Flags&uint8(bpfOutFlagsOUT_XDP) != 0 {
+			// Deleting an empty place is an error that says what we want.
+			_ = d.k.maps[mapXDPOuts].Delete(slot)
+		}
+		d.k.outs.storeWord(slot, bpfOut{}, wordOut)
+		d.k.outs.store(slot, bpfOut{}, wordOut)
+		return nil
+	})
+	for _, n := range []struct {
+		s    *slots
+		keep map[uint64]bool
+		a    *array[bpfName]
+	}{{d.vnets, p.keepVNets, d.k.vnets}, {d.services, p.keepServices, d.k.services}, {d.pools, p.keepPools, d.k.pools}} {
+		clear(n.s, n.keep, func(slot uint32) error {
+			n.a.store(slot, bpfName{}, 0)
+			return nil
+		})
+	}
+	return errors.Join(failed...)
+}
+
+// adoptClaims takes addresses that an earlier daemon answered for as ours, without probing them.
+func (d *Dataplane) adoptClaims(p *plan) {
+	if d.applied {
+		return
+	}
+	for key := range p.claims {
+		if a, ok := d.addresses[addressKey(key)]; ok && a.Arp == 1 {
+			d.prober.Adopt(key)
+			if want, ok := p.addresses[addressKey(key)]; ok {
+				want.Arp = 1
+				p.addresses[addressKey(key)] = want
+			}
+		}
+	}
+}
+
+// announceReturned makes addresses known on interfaces that were attached just now.
+func (d *Dataplane) announceReturned(p *plan, now time.Time) {
+	for _, name := range d.returned {
+		for vnet, ports := range p.ports {
+			for _, port := range ports {
+				if port.attachment.Interface == name {
+					d.prober.Announce(vnet, now)
+					d.resolver.Doubt(port.Slot, now)
+				}
+			}
+		}
+	}
+	d.returned = nil
+}

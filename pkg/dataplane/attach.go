@@ -1,0 +1,414 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Hooks, as they stand in pins and in status.
+const (
+	hookTCX    = "tcx"
+	hookClsact = "clsact"
+	hookXDP    = "xdp"
+)
+
+// Priority and handle of the filter where there is no TCX: "PL", to be told from everybody else's.
+const (
+	filterPriority = 0x504c
+	filterHandle   = 0x504c
+)
+
+// binding is an interface with our programs.
+type binding struct {
+	name    string
+	ifindex int
+	hook    string    // hookTCX or hookClsact
+	tcx     link.Link // nil with clsact
+	xdp     link.Link // nil without
+	// ownQdisc says that privlink made the clsact qdisc.
+	ownQdisc bool
+}
+
+// attacher puts programs on interfaces. Its functions run in its namespace, and leave
+// everything as it was when they fail.
+type attacher struct {
+	ns      namespace
+	folder  *folder
+	tc, xdp *ebpf.Program
+	// noTCX makes it use clsact where there is TCX, too.
+	noTCX bool
+}
+
+// adopt finds what is attached already, gives it the new programs, and drops pins of
+// interfaces that are gone. If one cannot take its new program, all get the old ones back.
+func (a *attacher) adopt(devices map[string]device) (_ map[string]*binding, err error) {
+	pins, err := a.folder.allLinks()
+	if err != nil {
+		return nil, err
+	}
+	bindings := make(map[string]*binding)
+	var undo []func() error
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, back := range undo {
+			err = errors.Join(err, back())
+		}
+		for _, b := range bindings {
+			b.close()
+		}
+	}()
+	for path, pin := range pins {
+		hook, name := pin[0], pin[1]
+		l, err := link.LoadPinnedLink(path, nil)
+		if err != nil {
+			return nil, fmt.Errorf("adopt link %s: %w", path, err)
+		}
+		ifindex, program, err := attachedTo(l)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("adopt link %s: %w", path, err)
+		}
+		d, ok := devices[name]
+		if !ok || d.ifindex != ifindex || ifindex == 0 {
+			// The interface was deleted, and the program with it. One of the same name is another.
+			l.Close()
+			if err := os.Remove(path); err != nil {
+				return nil, fmt.Errorf("remove pin of an interface that is gone: %w", err)
+			}
+			continue
+		}
+		back, err := a.replace(l, hook, program)
+		if err != nil {
+			l.Close()
+			return nil, fmt.Errorf("give %s on %s the new program: %w", hook, name, err)
+		}
+		undo = append(undo, back)
+		b := bindings[name]
+		if b == nil {
+			b = &binding{name: name, ifindex: ifindex}
+			bindings[name] = b
+		}
+		if hook == hookXDP {
+			b.xdp = l
+		} else {
+			b.hook, b.tcx = hookTCX, l
+		}
+	}
+	for name, d := range devices {
+		if b := bindings[name]; b != nil && b.hook != "" {
+			continue
+		}
+		ours, err := a.hasFilter(d.ifindex)
+		if err != nil {
+			return nil, err
+		}
+		if !ours {
+			continue
+		}
+		if bindings[name] == nil {
+			bindings[name] = &binding{name: name, ifindex: d.ifindex}
+		}
+		bindings[name].hook = hookClsact
+		if err := a.ns.do(func() error { return a.putFilter(d.ifindex) }); err != nil {
+			return nil, fmt.Errorf("give clsact on %s the new program: %w", name, err)
+		}
+	}
+	return bindings, nil
+}
+
+// replace gives an attachment its new program and returns how to take that back.
+func (a *attacher) replace(l link.Link, hook string, old ebpf.ProgramID) (func() error, error) {
+	before, err := ebpf.NewProgramFromID(old)
+	if err != nil {
+		return nil, fmt.Errorf("open the program attached now: %w", err)
+	}
+	program := a.tc
+	if hook == hookXDP {
+		program = a.xdp
+	}
+	if err := l.Update(program); err != nil {
+		before.Close()
+		return nil, err
+	}
+	return func() error {
+		defer before.Close()
+		return l.Update(before)
+	}, nil
+}
+
+// attachedTo says which interface a link is on (0 = one that is gone) and its program.
+func attachedTo(l link.Link) (ifindex int, program ebpf.ProgramID, err error) {
+	info, err := l.Info()
+	if err != nil {
+		return 0, 0, err
+	}
+	switch {
+	case info.TCX() != nil:
+		return int(info.TCX().Ifindex), info.Program, nil
+	case info.XDP() != nil:
+		return int(info.XDP().Ifindex), info.Program, nil
+	}
+	return 0, 0, fmt.Errorf("it is of type %v, neither TCX nor XDP", info.Type)
+}
+
+// attachTC puts the TC program on an interface.
+func (a *attacher) attachTC(d device) (*binding, error) {
+	b := &binding{name: d.name, ifindex: d.ifindex}
+	err := a.ns.do(func() error {
+		if !a.noTCX {
+			l, err := link.AttachTCX(link.TCXOptions{
+				Interface: d.ifindex, Program: a.tc, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
+			})
+			switch {
+			case err == nil:
+				if err := replacePin(l, a.folder.link(hookTCX, d.name)); err != nil {
+					l.Close()
+					return fmt.Errorf("pin tcx of %s: %w", d.name, err)
+				}
+				b.hook, b.tcx = hookTCX, l
+				return nil
+			case !errors.Is(err, ebpf.ErrNotSupported):
+				return fmt.Errorf("attach tcx to %s: %w", d.name, err)
+			}
+		}
+		var err error
+		if b.ownQdisc, err = addClsact(d); err != nil {
+			return err
+		}
+		if err := a.putFilter(d.ifindex); err != nil {
+			return fmt.Errorf("attach clsact filter to %s: %w", d.name, err)
+		}
+		b.hook = hookClsact
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// attachXDP puts the XDP program on an interface in addition, in native mode.
+func (a *attacher) attachXDP(b *binding) error {
+	return a.ns.do(func() error {
+		l, err := link.AttachXDP(link.XDPOptions{Interface: b.ifindex, Program: a.xdp, Flags: link.XDPDriverMode})
+		if err != nil {
+			return fmt.Errorf("attach xdp to %s: %w", b.name, err)
+		}
+		if err := replacePin(l, a.folder.link(hookXDP, b.name)); err != nil {
+			l.Close()
+			return fmt.Errorf("pin xdp of %s: %w", b.name, err)
+		}
+		b.xdp = l
+		return nil
+	})
+}
+
+// detachXDP takes XDP away and leaves TC.
+func (a *attacher) detachXDP(b *binding) error {
+	if b.xdp == nil {
+		return nil
+	}
+	err := removePin(a.folder.link(hookXDP, b.name))
+	b.xdp.Close()
+	b.xdp = nil
+	return err
+}
+
+// detach takes everything away. The interface may be gone.
+func (a *attacher) detach(b *binding) error {
+	failed := []error{a.detachXDP(b)}
+	if b.tcx != nil {
+		failed = append(failed, removePin(a.folder.link(hookTCX, b.name)))
+		b.tcx.Close()
+		b.tcx = nil
+	}
+	if b.hook == hookClsact {
+		failed = append(failed, a.ns.do(func() error { return removeFilter(b.ifindex, b.ownQdisc) }))
+	}
+	b.hook = ""
+	return errors.Join(failed...)
+}
+
+// healthy asks the kernel whether everything is still where b says.
+func (a *attacher) healthy(b *binding) bool {
+	switch b.hook {
+	case hookTCX:
+		if ifindex, _, err := attachedTo(b.tcx); err != nil || ifindex != b.ifindex {
+			return false
+		}
+		if _, err := os.Stat(a.folder.link(hookTCX, b.name)); err != nil {
+			return false
+		}
+	case hookClsact:
+		if ours, err := a.hasFilter(b.ifindex); err != nil || !ours {
+			return false
+		}
+	default:
+		return false
+	}
+	if b.xdp != nil {
+		if ifindex, _, err := attachedTo(b.xdp); err != nil || ifindex != b.ifindex {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *binding) close() {
+	if b.tcx != nil {
+		b.tcx.Close()
+	}
+	if b.xdp != nil {
+		b.xdp.Close()
+	}
+}
+
+// Programs of others on the interface's hooks, "hook name#id".
+func (a *attacher) others(d device) []string {
+	var found []string
+	name := func(hook string, id ebpf.ProgramID) {
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			return // unloaded meanwhile
+		}
+		defer p.Close()
+		label := "?"
+		if info, err := p.Info(); err == nil {
+			label = info.Name
+		}
+		if label == programTC || label == programXDP {
+			return
+		}
+		found = append(found, fmt.Sprintf("%s %s#%d", hook, label, id))
+	}
+	// What cannot be asked here (an interface that went away, a kernel without TCX) has no answer to show.
+	_ = a.ns.do(func() error {
+		if q, err := link.QueryPrograms(link.QueryOptions{Target: d.ifindex, Attach: ebpf.AttachTCXIngress}); err == nil {
+			for _, p := range q.Programs {
+				name(hookTCX, p.ID)
+			}
+		}
+		l, err := netlink.LinkByIndex(d.ifindex)
+		if err != nil {
+			return err
+		}
+		if filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS); err == nil {
+			for _, f := range filters {
+				if bpf, ok := f.(*netlink.BpfFilter); ok {
+					name(hookClsact, ebpf.ProgramID(bpf.Id))
+				} else {
+					found = append(found, fmt.Sprintf("%s %s filter", hookClsact, f.Type()))
+				}
+			}
+		}
+		return nil
+	})
+	if d.xdpProg != 0 {
+		name(hookXDP, ebpf.ProgramID(d.xdpProg))
+	}
+	return found
+}
+
+// addClsact adds the qdisc that holds filters, if there is none; own says that it did.
+func addClsact(d device) (own bool, err error) {
+	err = netlink.QdiscAdd(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: d.ifindex, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0)},
+		QdiscType:  "clsact",
+	})
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("add clsact to %s: %w (needs the module sch_ingress)", d.name, err)
+	}
+	return true, nil
+}
+
+// putFilter adds our filter or replaces its program, in one step.
+func (a *attacher) putFilter(ifindex int) error {
+	return netlink.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS,
+			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: a.tc.FD(), Name: programTC, DirectAction: true,
+	})
+}
+
+// hasFilter says whether our filter is on an interface: our place and our name.
+func (a *attacher) hasFilter(ifindex int) (found bool, err error) {
+	err = a.ns.do(func() error {
+		f, err := ourFilter(ifindex)
+		found = f != nil
+		return err
+	})
+	return found, err
+}
+
+func ourFilter(ifindex int) (netlink.Filter, error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return nil, nil //nolint:nilerr // gone, and its filters with it
+	}
+	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
+	}
+	for _, f := range filters {
+		bpf, ok := f.(*netlink.BpfFilter)
+		if ok && bpf.Priority == filterPriority && bpf.Handle == filterHandle && strings.HasPrefix(bpf.Name, programTC) {
+			return f, nil
+		}
+	}
+	return nil, nil
+}
+
+// removeFilter deletes our filter, and the qdisc if privlink made it and nobody else uses it.
+func removeFilter(ifindex int, ownQdisc bool) error {
+	f, err := ourFilter(ifindex)
+	if err != nil {
+		return err
+	}
+	if f != nil {
+		if err := netlink.FilterDel(f); err != nil {
+			return fmt.Errorf("remove clsact filter: %w", err)
+		}
+	}
+	if !ownQdisc {
+		return nil
+	}
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return nil //nolint:nilerr // gone with everything on it
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		if left, err := netlink.FilterList(l, parent); err != nil || len(left) > 0 {
+			return err
+		}
+	}
+	err = netlink.QdiscDel(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0)},
+		QdiscType:  "clsact",
+	})
+	if err != nil {
+		return fmt.Errorf("remove clsact: %w", err)
+	}
+	return nil
+}
+
+// removePin removes a pin that may be gone already.
+func removePin(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pin: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultBPFFS is where maps, programs and links are pinned.
+const DefaultBPFFS = "/sys/fs/bpf/privlink"
+
+// ErrLocked says that another daemon owns the bpffs folder.
+var ErrLocked = errors.New("another privlink uses it")
+
+// folder is the bpffs folder of one privlink, locked for as long as it is open.
+//
+//	maps/    one file a map, by its name
+//	programs/
+//	links/   one file an attachment: hook and interface
+//	flows    the iterator: cat it to see the live flows
+type folder struct {
+	path string
+	lock *os.File
+}
+
+// openFolder makes, mounts where necessary, and locks the folder.
+func openFolder(path string) (*folder, error) {
+	if path == "" {
+		path = DefaultBPFFS
+	}
+	path = filepath.Clean(path)
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("open bpffs folder %s: not an absolute path", path)
+	}
+	if strings.Contains(filepath.Base(path), ".") {
+		return nil, fmt.Errorf("open bpffs folder %s: the kernel allows no dots in names there", path)
+	}
+	if err := mountBPFFS(path); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("make bpffs folder %s: %w", path, err)
+	}
+	return lockFolder(path)
+}
+
+// lockFolder locks a folder that exists.
+func lockFolder(path string) (*folder, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open bpffs folder %s: %w", path, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return nil, fmt.Errorf("lock bpffs folder %s: %w", path, err)
+	}
+	return &folder{path: path, lock: f}, nil
+}
+
+// mountBPFFS sees to it that path is, or can be made, on a bpffs: it mounts one at
+// /sys/fs/bpf for paths below, else at path itself.
+func mountBPFFS(path string) error {
+	at := path
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(at, &st)
+		if err == nil {
+			if uint32(st.Type) == unix.BPF_FS_MAGIC {
+				return nil
+			}
+			break
+		}
+		if !errors.Is(err, unix.ENOENT) || at == "/" {
+			return fmt.Errorf("look for a bpffs at %s: %w", at, err)
+		}
+		at = filepath.Dir(at)
+	}
+	target := path
+	if rest, ok := strings.CutPrefix(path, "/sys/fs/bpf/"); ok && rest != "" {
+		target = "/sys/fs/bpf"
+	} else if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("make bpffs folder %s: %w", path, err)
+	}
+	if err := unix.Mount("bpf", target, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a bpffs at %s: %w (needs CAP_SYS_ADMIN)", target, err)
+	}
+	return nil
+}
+
+func (f *folder) maps(name string) string     { return filepath.Join(f.path, "maps", name) }
+func (f *folder) programs(name string) string { return filepath.Join(f.path, "programs", name) }
+func (f *folder) iterator() string            { return filepath.Join(f.path, "flows") }
+
+// escape replaces dots, which bpffs does not allow, in interface names.
+var escape = strings.NewReplacer("~", "~0", ".", "~1")
+
+// link is the pin of a program's attachment to an interface.
+func (f *folder) link(hook, iface string) string {
+	return filepath.Join(f.path, "links", hook+"-"+escape.Replace(iface))
+}
+
+// links are all pins of attachments: hook and interface of each path.
+func (f *folder) allLinks() (map[string][2]string, error) {
+	entries, err := os.ReadDir(filepath.Join(f.path, "links"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pinned links: %w", err)
+	}
+	unescape := strings.NewReplacer("~1", ".", "~0", "~")
+	all := make(map[string][2]string, len(entries))
+	for _, e := range entries {
+		hook, iface, ok := strings.Cut(e.Name(), "-")
+		if ok {
+			all[filepath.Join(f.path, "links", e.Name())] = [2]string{hook, unescape.Replace(iface)}
+		}
+	}
+	return all, nil
+}
+
+// remove removes the folder with all pins, and the mount if the folder is one's root.
+func (f *folder) remove() error {
+	var failed []error
+	for _, sub := range []string{"links", "programs", "maps", "maps-new"} {
+		failed = append(failed, removeTree(filepath.Join(f.path, sub)))
+	}
+	if err := os.Remove(f.iterator()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		failed = append(failed, err)
+	}
+	if isMountPoint(f.path) {
+		f.lock.Close()
+		if err := unix.Unmount(f.path, 0); err != nil {
+			failed = append(failed, fmt.Errorf("unmount bpffs %s: %w", f.path, err))
+		}
+	}
+	if err := os.Remove(f.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// removeTree removes the files of a folder of pins and the folder. os.RemoveAll would do too, but
+// would follow whatever somebody else put there.
+func removeTree(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	var failed []error
+	for _, e := range entries {
+		failed = append(failed, os.Remove(filepath.Join(path, e.Name())))
+	}
+	return errors.Join(append(failed, os.Remove(path))...)
+}
+
+func isMountPoint(path string) bool {
+	var own, parent unix.Stat_t
+	if unix.Stat(path, &own) != nil || unix.Stat(filepath.Dir(path), &parent) != nil {
+		return false
+	}
+	return own.Dev != parent.Dev
+}
+
+func (f *folder) close() error { return f.lock.Close() }

@@ -1,0 +1,322 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/privlink/privlink/pkg/neigh"
+	"github.com/sirupsen/logrus"
+)
+
+// Options of a Dataplane. The zero value is the daemon's.
+type Options struct {
+	// BPFFS is the folder for pins; empty = DefaultBPFFS.
+	BPFFS string
+	// NetNS is the path of the network namespace with the interfaces; empty = the process's own.
+	NetNS string
+	// Pairs is the number of flows a new table holds, 64..16,777,216; 0 = DefaultPairs. A table that is there keeps its size.
+	// 256 bytes of memory each.
+	Pairs uint32
+	// BalanceSeed chooses backends; the same on all nodes.
+	BalanceSeed [2]uint64
+	// NoTCX uses clsact on kernels that have TCX, too.
+	NoTCX bool
+	// Inner is the splice's network; zero = none, and rules with Proxy refuse.
+	Inner Inner
+	// Notify is called, from a goroutine that must not be held up, when Result has changed.
+	Notify func()
+	// Log takes what happens; nil = logrus' standard logger.
+	Log logrus.FieldLogger
+}
+
+// Inner is the network of the splice path: one attached veth and what is behind it.
+type Inner struct {
+	// Network is its key, among those of State.Networks; it must not be one of them.
+	Network   string
+	Interface string
+	// Listen is the backend of every rule with Proxy.
+	Listen netip.AddrPort
+	// Sources are the addresses clients appear from, 1..8.
+	Sources []netip.Addr
+}
+
+// DefaultPairs is the size of a new flow table: 64 MiB.
+const DefaultPairs = 1 << 18
+
+// Limits of Options.Pairs.
+const (
+	minPairs = 64
+	maxPairs = 1 << 24
+)
+
+// ErrClosed says that the Dataplane is closed.
+var ErrClosed = errors.New("dataplane is closed")
+
+// Dataplane is the owner of everything privlink has in the kernel.
+type Dataplane struct {
+	opts   Options
+	log    logrus.FieldLogger
+	ns     namespace
+	folder *folder
+	k      *kernel
+	att    *attacher
+	socket *neigh.Socket
+	clock  func() time.Time
+
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	wakeups chan struct{}
+
+	// mu guards everything below, and every write to a map.
+	mu       sync.Mutex
+	closed   bool
+	inner    Inner
+	state    State
+	applied  bool // state is one that was given to Apply
+	plan     *plan
+	result   Result
+	devices  map[string]device
+	bindings map[string]*binding
+	returned []string // interfaces attached since the last apply
+	resolver *neigh.Resolver
+	prober   *neigh.Prober
+	dirty    bool // the network answered something that changes the plan
+
+	vnets, services, pools, outs, links, rules, natsets, backends *slots
+
+	addresses map[bpfAddressKey]bpfAddress // what is in the kernel
+	ruleIndex map[bpfRuleKey]bpfRuleRef
+
+	sweeps  uint64 // complete ones
+	swept   time.Time
+	pass    SweepStats
+	ending  bool               // flows were revoked: both ends are owed a RST
+	gone    map[neigh.Key]bool // NAT IPs whose flows are to end
+	nudged  map[nudge]bool
+	readers sync.RWMutex // held for reading while somebody uses the kernel's memory without mu
+}
+
+// Open locks the folder, loads the programs, adopts what an earlier daemon left or makes it new,
+// and begins to sweep and to watch. Nothing changes for traffic until Apply. The dataplane
+// ends with ctx or Close; what is in the kernel goes on forwarding.
+func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
+	if opts.Pairs == 0 {
+		opts.Pairs = DefaultPairs
+	}
+	if opts.Pairs < minPairs || opts.Pairs > maxPairs {
+		return nil, fmt.Errorf("open dataplane: %d flows (%d to %d are possible)", opts.Pairs, minPairs, maxPairs)
+	}
+	if opts.Log == nil {
+		opts.Log = logrus.StandardLogger()
+	}
+	if opts.Notify == nil {
+		opts.Notify = func() {}
+	}
+	d := &Dataplane{
+		opts: opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
+		wakeups: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), nudged: make(map[nudge]bool),
+	}
+	defer func() {
+		if err != nil {
+			d.letGo()
+		}
+	}()
+	if d.folder, err = openFolder(opts.BPFFS); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	if d.k, err = loadKernel(d.folder, sizes{pairs: opts.Pairs, maglevSeed: opts.BalanceSeed}); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	if d.devices, err = d.ns.devices(); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	d.att = &attacher{ns: d.ns, folder: d.folder, tc: d.k.tc, xdp: d.k.xdp, noTCX: opts.NoTCX}
+	if d.bindings, err = d.att.adopt(d.devices); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	if err := d.readKernel(); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	d.resolver = neigh.NewResolver(d.socket.Send, func(neigh.Key, neigh.Neighbour) { d.dirty = true })
+	d.prober = neigh.NewProber(d.socket.Send, d.portsOf, d.claimed)
+	if err := d.begin(ctx); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	d.log.WithFields(logrus.Fields{
+		"bpffs": d.folder.path, "adopted": d.k.adopted, "flows": d.k.config.load(0).MaxPairs,
+		"memory_mib": uint64(d.k.flows.count) * 64 >> 20,
+	}).Info("dataplane is loaded")
+	return d, nil
+}
+
+// readKernel takes over numbers and entries from the maps.
+func (d *Dataplane) readKernel() error {
+	k := d.k
+	d.vnets = newSlots("networks", uint32(math.MaxUint16), func(s uint32) uint64 { return k.vnets.load(s).Ident }, nil)
+	d.services = newSlots("rule sets", k.services.count, func(s uint32) uint64 { return k.services.load(s).Ident }, nil)
+	d.pools = newSlots("pools", k.pools.count, func(s uint32) uint64 { return k.pools.load(s).Ident }, nil)
+	d.outs = newSlots("attachments", k.outs.count, func(s uint32) uint64 { return k.outs.load(s).Ident }, nil)
+	d.rules = newSlots("rules", k.rules.count, func(s uint32) uint64 { return k.rules.load(s).Ident }, nil)
+	d.natsets = newSlots("sets of NAT IPs", k.natsets.count, func(s uint32) uint64 { return k.natsets.load(s).Ident }, nil)
+	d.backends = newSlots("backends", k.backends.count, func(s uint32) uint64 { return k.backends.load(s).Ident }, nil)
+	// A link's pairs are counted until they are swept: the count would be the next owner's.
+	d.links = newSlots("links", k.links.count, func(s uint32) uint64 { return k.links.load(s).Ident },
+		func(s uint32) bool { return k.usage.load(s).Pairs != 0 })
+	d.links.rest(func(s uint32) bool { return k.links.load(s).Gen != 0 }, 0)
+	d.backends.rest(func(s uint32) bool { return k.backends.load(s).Gen != 0 }, 0)
+	d.natsets.rest(func(s uint32) bool { return k.natsets.load(s).Count != 0 }, 0)
+
+	d.addresses = make(map[bpfAddressKey]bpfAddress)
+	var key bpfAddressKey
+	var address bpfAddress
+	all := k.maps[mapAddresses].Iterate()
+	for all.Next(&key, &address) {
+		d.addresses[key] = address
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("read map %s: %w", mapAddresses, err)
+	}
+	d.ruleIndex = make(map[bpfRuleKey]bpfRuleRef)
+	var ruleKey bpfRuleKey
+	var ref bpfRuleRef
+	all = k.maps[mapRuleIndex].Iterate()
+	for all.Next(&ruleKey, &ref) {
+		d.ruleIndex[ruleKey] = ref
+	}
+	if err := all.Err(); err != nil {
+		return fmt.Errorf("read map %s: %w", mapRuleIndex, err)
+	}
+	return nil
+}
+
+// readDevices looks at the interfaces again. mu is held.
+func (d *Dataplane) readDevices() error {
+	devices, err := d.ns.devices()
+	if err != nil {
+		return err
+	}
+	for name, dev := range devices {
+		if old, ok := d.devices[name]; ok && old.ifindex == dev.ifindex && (dev.up && !old.up || !slices.Equal(dev.mac, old.mac)) {
+			d.returned = append(d.returned, name)
+		}
+	}
+	d.devices = devices
+	return nil
+}
+
+// portsOf are the ports of a network as the last plan has them.
+func (d *Dataplane) portsOf(vnet uint16) []neigh.Port {
+	if d.plan == nil {
+		return nil
+	}
+	ports := make([]neigh.Port, 0, len(d.plan.ports[vnet]))
+	for _, p := range d.plan.ports[vnet] {
+		ports = append(ports, p.Port)
+	}
+	return ports
+}
+
+func (d *Dataplane) claimed(key neigh.Key, is neigh.Claim) {
+	d.dirty = true
+	if is.Conflict {
+		d.log.WithFields(logrus.Fields{"address": key.Addr, "mac": is.Other.String()}).Warn("somebody else has the address")
+	}
+}
+
+func (p *plan) networkOf(vnet uint16) string {
+	for key, number := range p.vnets {
+		if number == vnet {
+			return key
+		}
+	}
+	return ""
+}
+
+// Result is how far the kernel agrees with the last State.
+func (d *Dataplane) Result() Result {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.result
+}
+
+// report makes the Result anew and tells of a change. mu is held.
+func (d *Dataplane) report() Result {
+	p := d.plan
+	r := Result{Revision: p.state.Revision}
+	for _, key := range d.prober.Pending() {
+		r.Pending = append(r.Pending, Address{p.networkOf(key.VNet), key.Addr})
+	}
+	for key, c := range d.prober.Conflicts() {
+		conflict := Conflict{Address: Address{p.networkOf(key.VNet), key.Addr}, MAC: c.Other[:]}
+		for _, port := range p.ports[key.VNet] {
+			if port.Slot == c.Port.Slot {
+				conflict.Interface, conflict.VLAN = port.attachment.Interface, port.attachment.VLAN
+			}
+		}
+		r.Conflicts = append(r.Conflicts, conflict)
+	}
+	for a := range p.unresolved {
+		r.Unresolved = append(r.Unresolved, a)
+	}
+	for _, s := range p.statuses {
+		if s.Network != d.inner.Network || s.Network == "" {
+			r.Attachments = append(r.Attachments, s)
+		}
+	}
+	byAddress := func(a, b Address) int {
+		if c := strings.Compare(a.Network, b.Network); c != 0 {
+			return c
+		}
+		return a.Addr.Compare(b.Addr)
+	}
+	slices.SortFunc(r.Pending, byAddress)
+	slices.SortFunc(r.Unresolved, byAddress)
+	slices.SortFunc(r.Conflicts, func(a, b Conflict) int { return byAddress(a.Address, b.Address) })
+	d.result = r
+	go d.opts.Notify()
+	return r
+}
+
+// Close stops sweeping and watching and lets go of everything; the kernel goes on forwarding with what it has.
+func (d *Dataplane) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	d.stop()
+	d.done.Wait()
+	d.readers.Lock()
+	defer d.readers.Unlock()
+	return d.letGo()
+}
+
+// letGo closes what was opened, in the reverse order.
+func (d *Dataplane) letGo() error {
+	var failed []error
+	for _, b := range d.bindings {
+		b.close()
+	}
+	if d.socket != nil {
+		failed = append(failed, d.socket.Close())
+	}
+	if d.k != nil {
+		d.k.close()
+	}
+	if d.folder != nil {
+		failed = append(failed, d.folder.close())
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,107 @@
+package dataplane
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// device is a Linux network interface as far as attaching it goes.
+type device struct {
+	name     string
+	ifindex  int
+	mtu      int // bytes of an IP packet
+	mac      net.HardwareAddr
+	kind     string // "veth", "tuntap", ..., "device" for what has no kind
+	physical bool   // has a parent device on a bus
+	up       bool
+	addrs    []netip.Prefix // the host's, without IPv6 link-local
+	rxVLAN   bool           // strips VLAN tags from frames before XDP sees them
+	takesXDP bool           // known to send frames that XDP redirects to it
+	xdpProg  int            // id of an attached XDP program, 0 if none
+}
+
+// devices reads all interfaces of the namespace, by name.
+func (n namespace) devices() (map[string]device, error) {
+	devices := make(map[string]device)
+	err := n.do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return fmt.Errorf("list interfaces: %w", err)
+		}
+		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("list addresses: %w", err)
+		}
+		features, err := xdpFeatures()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			a := l.Attrs()
+			d := device{
+				name: a.Name, ifindex: a.Index, mtu: a.MTU, mac: a.HardwareAddr, kind: l.Type(),
+				physical: a.ParentDevBus != "" && l.Type() == "device", up: a.Flags&net.FlagUp != 0,
+				takesXDP: features[a.Index]&xdpActNdoXmit != 0,
+			}
+			if a.Xdp != nil && a.Xdp.Attached {
+				d.xdpProg = int(a.Xdp.ProgId)
+			}
+			for _, addr := range addrs {
+				ip, ok := netip.AddrFromSlice(addr.IP)
+				if ok && addr.LinkIndex == a.Index && !ip.Unmap().IsLinkLocalUnicast() {
+					bits, _ := addr.Mask.Size()
+					d.addrs = append(d.addrs, netip.PrefixFrom(ip.Unmap(), bits))
+				}
+			}
+			devices[a.Name] = d
+		}
+		return nil
+	})
+	return devices, err
+}
+
+// stripsVLAN asks whether the device hides VLAN tags in metadata, which XDP cannot see.
+func (n namespace) stripsVLAN(name string) (strips bool, err error) {
+	err = n.do(func() error {
+		value := struct{ cmd, data uint32 }{cmd: ethtoolGetFlags}
+		request, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		raw := struct {
+			name [unix.IFNAMSIZ]byte
+			data unsafe.Pointer
+			_    [16]byte
+		}{data: unsafe.Pointer(&value)}
+		copy(raw.name[:], request.Name())
+		var pin runtime.Pinner
+		pin.Pin(&value)
+		defer pin.Unpin()
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&raw))); errno != 0 {
+			return errno
+		}
+		strips = value.data&ethtoolFlagRxVLAN != 0
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("read offloads of %s: %w", name, err)
+	}
+	return strips, nil
+}
+
+// From linux/ethtool.h, which golang.org/x/sys has not.
+const (
+	ethtoolGetFlags   = 0x25
+	ethtoolFlagRxVLAN = 1 << 8
+)

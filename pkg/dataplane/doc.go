@@ -1,0 +1,21 @@
+// Package dataplane is everything between the resources and the kernel: it loads the programs
+// of bpf/, keeps their maps, programs and links pinned, attaches interfaces, makes the maps
+// match a State, sweeps the flow table, resolves neighbours and reads the counters.
+//
+// It knows nothing of ARM: names are opaque keys (see State).
+//
+// Invariants:
+//
+//   - One owner: a lock on the bpffs folder keeps a second daemon out; inside the
+//     process Dataplane.mu guards the plan and every write to a map.
+//   - Apply is idempotent, and orders its writes so that no packet sees a half-made decision: what
+//     is new is complete before anything points to it, what goes is unreachable before it is
+//     cleared, and one word decides (the link's, the backend's, the pointer to a Maglev table).
+//   - A name keeps its number (link, rule, backend, network, output) over restarts, by the ident
+//     hash that stands beside it in the kernel; a number that was given back rests two sweeps.
+//   - Closing leaves everything forwarding. Down removes what privlink made, and nothing else.
+//
+// It imports pkg/neigh (ARP) and pkg/maglev (tables), and nothing of privlink's above itself.
+//
+// Tests need root and a kernel of 6.1 or newer: go test ./pkg/dataplane/
+package dataplane

@@ -1,0 +1,55 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// Down removes everything privlink has in the kernel: programs, links, maps, filters, pins. It
+// refuses while a daemon runs (ErrLocked), and does nothing where there is nothing.
+func Down(_ context.Context, opts Options) error {
+	path := opts.BPFFS
+	if path == "" {
+		path = DefaultBPFFS
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	f, err := lockFolder(path)
+	if err != nil {
+		return fmt.Errorf("remove privlink from the kernel: %w", err)
+	}
+	defer f.close()
+	ns := namespace{opts.NetNS}
+	devices, err := ns.devices()
+	if err != nil {
+		return fmt.Errorf("remove privlink from the kernel: %w", err)
+	}
+	var failed []error
+	a := &attacher{ns: ns, folder: f}
+	for name, d := range devices {
+		ours, err := a.hasFilter(d.ifindex)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		if ours {
+			if err := ns.do(func() error { return removeFilter(d.ifindex, ownsQdisc(f, d.ifindex)) }); err != nil {
+				failed = append(failed, fmt.Errorf("detach %s: %w", name, err))
+			}
+		}
+	}
+	// A link ends with its last reference, which is its pin.
+	failed = append(failed, f.remove())
+	if err := errors.Join(failed...); err != nil {
+		return fmt.Errorf("remove privlink from the kernel: %w", err)
+	}
+	return nil
+}
+
+// ownsQdisc says whether privlink made the clsact qdisc of an interface.
+func ownsQdisc(f *folder, ifindex int) bool {
+	return false
+}

@@ -1,0 +1,447 @@
+package dataplane
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+)
+
+// kernel is what is loaded: maps, their memory, programs.
+type kernel struct {
+	maps map[string]*ebpf.Map
+	// maglevSpec makes the inner maps of mapMaglev.
+	maglevSpec *ebpf.MapSpec
+
+	config   *array[bpfConfig]
+	table    *array[bpfTable]
+	flows    *array[bpfFlow]
+	vnets    *array[bpfName]
+	services *array[bpfName]
+	pools    *array[bpfName]
+	ifaces   *array[bpfIface]
+	outs     *array[bpfOut]
+	links    *array[bpfLink]
+	usage    *array[bpfUsage]
+	rules    *array[bpfRule]
+	natsets  *array[bpfNatset]
+	backends *array[bpfBackend]
+
+	tc, xdp, sweep, endPair, clock, flowsText *ebpf.Program
+	// adopted says that the maps were there: numbers and flows of before live on.
+	adopted bool
+}
+
+// sizes are what a new flow table gets.
+type sizes struct {
+	pairs      uint32
+	maglevSeed [2]uint64
+}
+
+// ErrLayout says that pinned maps are not what this binary would make.
+var ErrLayout = errors.New("pinned map has another layout")
+
+// loadKernel adopts the pinned maps of f or makes new ones, and loads the programs. A failed step
+// leaves the folder as it was.
+func loadKernel(f *folder, want sizes) (_ *kernel, err error) {
+	// Kernels before 5.11 count maps against RLIMIT_MEMLOCK; later ones do not mind.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w (needs root or CAP_SYS_RESOURCE)", err)
+	}
+	specs := make(map[string]*ebpf.CollectionSpec)
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"control": loadBpf, "tc": loadTc, "xdp": loadXdp} {
+		if specs[name], err = load(); err != nil {
+			return nil, fmt.Errorf("read the %s object: %w", name, err)
+		}
+	}
+	k := &kernel{maps: make(map[string]*ebpf.Map)}
+	defer func() {
+		if err != nil {
+			k.close()
+		}
+	}()
+	if err := k.loadMaps(f, specs["control"], want); err != nil {
+		return nil, err
+	}
+	if err := k.mapArrays(); err != nil {
+		return nil, err
+	}
+	if err := k.loadPrograms(specs); err != nil {
+		return nil, err
+	}
+	return k, k.pin(f)
+}
+
+// own are the specs of the maps that are pinned: not the objects' own data sections.
+func own(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {
+	maps := make(map[string]*ebpf.MapSpec)
+	for name, m := range spec.Maps {
+		if !strings.HasPrefix(name, ".") {
+			maps[name] = m
+		}
+	}
+	return maps
+}
+
+func (k *kernel) loadMaps(f *folder, spec *ebpf.CollectionSpec, want sizes) error {
+	maps := own(spec)
+	k.maglevSpec = maps[mapMaglev].InnerMap
+	pinned, err := ebpf.LoadPinnedMap(f.maps(mapConfig), nil)
+	switch {
+	case err == nil:
+		pinned.Close()
+		return k.adoptMaps(f, maps)
+	case errors.Is(err, os.ErrNotExist):
+		return k.createMaps(f, maps, want)
+	default:
+		return fmt.Errorf("open pinned map %s: %w", mapConfig, err)
+	}
+}
+
+// createMaps makes all maps, pins them in a temporary folder and renames that, so that a
+// maps folder that exists is always complete.
+func (k *kernel) createMaps(f *folder, specs map[string]*ebpf.MapSpec, want sizes) error {
+	config, err := newConfig(want)
+	if err != nil {
+		return err
+	}
+	specs[mapFlows].MaxEntries = config.Homes + flowWindow
+	staging := filepath.Join(f.path, "maps-new")
+	if err := removeTree(staging); err != nil {
+		return err
+	}
+	if err := os.Mkdir(staging, 0o700); err != nil {
+		return fmt.Errorf("make folder for new maps: %w", err)
+	}
+	fail := func(err error) error { return errors.Join(err, removeTree(staging)) }
+	for name, spec := range specs {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return fail(fmt.Errorf("make map %s: %w", name, err))
+		}
+		k.maps[name] = m
+		if err := m.Pin(filepath.Join(staging, name)); err != nil {
+			return fail(fmt.Errorf("pin map %s: %w", name, err))
+		}
+	}
+	if err := k.maps[mapConfig].Put(uint32(0), &config); err != nil {
+		return fail(fmt.Errorf("write map %s: %w", mapConfig, err))
+	}
+	// A maps folder without a config map is what is left of an aborted removal.
+	if err := removeTree(f.maps("")); err != nil {
+		return fail(err)
+	}
+	if err := os.Rename(staging, f.maps("")); err != nil {
+		return fail(fmt.Errorf("move new maps into place: %w", err))
+	}
+	return nil
+}
+
+// adoptMaps takes the pinned maps, if each is what this binary would make.
+func (k *kernel) adoptMaps(f *folder, specs map[string]*ebpf.MapSpec) error {
+	for name, spec := range specs {
+		m, err := ebpf.LoadPinnedMap(f.maps(name), nil)
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("adopt map %s: its pin is gone (privlink down removes what is left, with all flows)", name)
+		}
+		if err != nil {
+			return fmt.Errorf("adopt map %s: %w", name, err)
+		}
+		k.maps[name] = m
+		if name == mapFlows {
+			spec.MaxEntries = m.MaxEntries() // its size is the config's
+		}
+		if err := sameLayout(spec, m); err != nil {
+			return fmt.Errorf("adopt map %s: %w: %w", name, ErrLayout, err)
+		}
+	}
+	var config bpfConfig
+	if err := k.maps[mapConfig].Lookup(uint32(0), &config); err != nil {
+		return fmt.Errorf("read map %s: %w", mapConfig, err)
+	}
+	if config.Homes+flowWindow != k.maps[mapFlows].MaxEntries() {
+		return fmt.Errorf("adopt map %s: %w: %d slots for %d homes", mapFlows, ErrLayout, k.maps[mapFlows].MaxEntries(), config.Homes)
+	}
+	k.adopted = true
+	return nil
+}
+
+// sameLayout compares sizes, and the members of the value by their BTF.
+func sameLayout(spec *ebpf.MapSpec, m *ebpf.Map) error {
+	if err := spec.Compatible(m); err != nil {
+		return err
+	}
+	for _, typ := range []btf.Type{spec.Key, spec.Value} {
+		s, ok := typ.(*btf.Struct)
+		if !ok {
+			continue
+		}
+		handle, err := m.Handle()
+		if err != nil {
+			return fmt.Errorf("read its BTF: %w", err)
+		}
+		have, err := handle.Spec(nil)
+		handle.Close()
+		if err != nil {
+			return fmt.Errorf("read its BTF: %w", err)
+		}
+		var other *btf.Struct
+		if err := have.TypeByName(s.Name, &other); err != nil {
+			return fmt.Errorf("find struct %s in its BTF: %w", s.Name, err)
+		}
+		if err := sameStruct(s, other); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sameStruct(a, b *btf.Struct) error {
+	if a.Size != b.Size || len(a.Members) != len(b.Members) {
+		return fmt.Errorf("struct %s has %d bytes and %d members, there %d and %d", a.Name, a.Size, len(a.Members), b.Size, len(b.Members))
+	}
+	for i := range a.Members {
+		if a.Members[i].Name != b.Members[i].Name || a.Members[i].Offset != b.Members[i].Offset {
+			return fmt.Errorf("struct %s: %s at bit %d is %s at bit %d there", a.Name,
+				a.Members[i].Name, a.Members[i].Offset, b.Members[i].Name, b.Members[i].Offset)
+		}
+	}
+	return nil
+}
+
+// newConfig draws the random numbers of a new table.
+func newConfig(want sizes) (bpfConfig, error) {
+	var random [7]uint64
+	if err := binary.Read(rand.Reader, binary.LittleEndian, &random); err != nil {
+		return bpfConfig{}, fmt.Errorf("draw seeds: %w", err)
+	}
+	c := bpfConfig{
+		Homes:      want.pairs * homesPerPair,
+		MaxPairs:   want.pairs,
+		MaglevSeed: want.maglevSeed,
+		PortOffset: uint32(random[5] % uint64(bpfLimitsPORT_COUNT)),
+	}
+	copy(c.Seed[:], random[:5])
+	for i := range 4 {
+		c.Seed[i] |= 1 // multipliers of the hash are odd
+	}
+	c.PortStep, c.PortInverse = portStep(uint32(random[6]))
+	return c, nil
+}
+
+// homesPerPair keeps the load of the table at one half: a pair has two entries.
+const homesPerPair = 4
+
+// portStep gives a step that visits all 64,512 ports, and its inverse: it must be coprime
+// with 64,512 = 2^10 * 3^2 * 7.
+func portStep(random uint32) (step, inverse uint32) {
+	const ports = uint64(bpfLimitsPORT_COUNT)
+	step = random%uint32(ports/2)*2 + 1
+	for step%3 == 0 || step%7 == 0 {
+		step = (step + 2) % uint32(ports)
+	}
+	// Euler: step^(phi-1) is the inverse; phi(64512) = 2^9 * 6 * 6.
+	result, base := uint64(1), uint64(step)
+	for e := uint64(512*6*6 - 1); e > 0; e >>= 1 {
+		if e&1 == 1 {
+			result = result * base % ports
+		}
+		base = base * base % ports
+	}
+	return step, uint32(result)
+}
+
+func (k *kernel) mapArrays() error {
+	var failed []error
+	take := func(err error) { failed = append(failed, err) }
+	var err error
+	k.config, err = mapArray[bpfConfig](k.maps[mapConfig])
+	take(err)
+	k.table, err = mapArray[bpfTable](k.maps[mapTable])
+	take(err)
+	k.flows, err = mapArray[bpfFlow](k.maps[mapFlows])
+	take(err)
+	k.vnets, err = mapArray[bpfName](k.maps[mapVNets])
+	take(err)
+	k.services, err = mapArray[bpfName](k.maps[mapServices])
+	take(err)
+	k.pools, err = mapArray[bpfName](k.maps[mapPools])
+	take(err)
+	k.ifaces, err = mapArray[bpfIface](k.maps[mapIfaces])
+	take(err)
+	k.outs, err = mapArray[bpfOut](k.maps[mapOuts])
+	take(err)
+	k.links, err = mapArray[bpfLink](k.maps[mapLinks])
+	take(err)
+	k.usage, err = mapArray[bpfUsage](k.maps[mapUsage])
+	take(err)
+	k.rules, err = mapArray[bpfRule](k.maps[mapRules])
+	take(err)
+	k.natsets, err = mapArray[bpfNatset](k.maps[mapNatsets])
+	take(err)
+	k.backends, err = mapArray[bpfBackend](k.maps[mapBackends])
+	take(err)
+	return errors.Join(failed...)
+}
+
+// constants are the programs' read-only variables, by name; an object has those it uses.
+func (k *kernel) constants() (map[string]any, error) {
+	scale, err := jiffyScale()
+	if err != nil {
+		return nil, err
+	}
+	c := k.config.load(0)
+	return map[string]any{
+		"jiffy_scale":  scale,
+		"flow_homes":   c.Homes,
+		"flow_seed":    c.Seed,
+		"balance_seed": c.MaglevSeed,
+		"max_pairs":    c.MaxPairs,
+		"port_step":    c.PortStep,
+		"port_offset":  c.PortOffset,
+		"port_inverse": c.PortInverse,
+	}, nil
+}
+
+func (k *kernel) loadPrograms(specs map[string]*ebpf.CollectionSpec) error {
+	constants, err := k.constants()
+	if err != nil {
+		return err
+	}
+	dropReasons(specs["control"])
+	for object, spec := range specs {
+		for name, value := range constants {
+			v, ok := spec.Variables[name]
+			if !ok {
+				continue
+			}
+			if err := v.Set(value); err != nil {
+				return fmt.Errorf("set %s of the %s object: %w", name, object, err)
+			}
+		}
+		replacements := make(map[string]*ebpf.Map)
+		for name := range own(spec) {
+			if m, ok := k.maps[name]; ok {
+				replacements[name] = m
+				spec.Maps[name].MaxEntries = m.MaxEntries()
+			}
+		}
+		collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+		if err != nil {
+			return loadError(object, err)
+		}
+		for to, name := range k.programs() {
+			if p := collection.DetachProgram(name); p != nil {
+				*to = p
+			}
+		}
+		collection.Close()
+	}
+	for to, name := range k.programs() {
+		if *to == nil {
+			return fmt.Errorf("load programs: no object has %s", name)
+		}
+	}
+	return nil
+}
+
+func (k *kernel) programs() map[**ebpf.Program]string {
+	return map[**ebpf.Program]string{
+		&k.tc: programTC, &k.xdp: programXDP, &k.sweep: programSweep,
+		&k.endPair: programEndPair, &k.clock: programClock, &k.flowsText: programFlows,
+	}
+}
+
+// dropReasons takes out the texts, which only Go reads.
+func dropReasons(spec *ebpf.CollectionSpec) {
+	delete(spec.Maps, reasonSection)
+	for name, v := range spec.Variables {
+		if v.SectionName == reasonSection {
+			delete(spec.Variables, name)
+		}
+	}
+}
+
+// loadError keeps the end of the verifier's log, where the cause stands.
+func loadError(object string, err error) error {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return fmt.Errorf("load the %s object: %w: %+v", object, err, verifier)
+	}
+	return fmt.Errorf("load the %s object: %w (needs kernel 6.1, CAP_BPF and CAP_NET_ADMIN)", object, err)
+}
+
+// pin pins the programs and the iterator in the place of older ones.
+func (k *kernel) pin(f *folder) error {
+	for _, dir := range []string{f.programs(""), filepath.Join(f.path, "links")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make folder for pins: %w", err)
+		}
+	}
+	for p, name := range k.programs() {
+		if err := replacePin(*p, f.programs(name)); err != nil {
+			return fmt.Errorf("pin program %s: %w", name, err)
+		}
+	}
+	it, err := link.AttachIter(link.IterOptions{Program: k.flowsText, Map: k.maps[mapFlows]})
+	if err != nil {
+		return fmt.Errorf("attach the flow iterator: %w", err)
+	}
+	defer it.Close()
+	if err := replacePin(it, f.iterator()); err != nil {
+		return fmt.Errorf("pin the flow iterator: %w", err)
+	}
+	return nil
+}
+
+type pinner interface{ Pin(string) error }
+
+// replacePin pins p at path, where something may be pinned already, without a moment of nothing there.
+func replacePin(p pinner, path string) error {
+	fresh := path + "-new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := p.Pin(fresh); err != nil {
+		return err
+	}
+	return os.Rename(fresh, path)
+}
+
+// runSyscall runs a program of type syscall with ctx as its context, which it may change.
+func runSyscall[T any](p *ebpf.Program, ctx *T) error {
+	ret, err := p.Run(&ebpf.RunOptions{Context: ctx, ContextOut: ctx})
+	if err != nil {
+		return fmt.Errorf("run %s: %w", p, err)
+	}
+	if ret != 0 {
+		return fmt.Errorf("run %s: it returned %d", p, int32(ret))
+	}
+	return nil
+}
+
+// close lets go of everything; what is pinned stays.
+func (k *kernel) close() {
+	for _, a := range []interface{ close() error }{
+		k.config, k.table, k.flows, k.vnets, k.services, k.pools, k.ifaces, k.outs,
+		k.links, k.usage, k.rules, k.natsets, k.backends,
+	} {
+		_ = a.close() // unmapping our own mapping cannot fail
+	}
+	for p := range k.programs() {
+		if *p != nil {
+			(*p).Close()
+		}
+	}
+	for _, m := range k.maps {
+		m.Close()
+	}
+}

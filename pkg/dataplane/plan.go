@@ -1,0 +1,573 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/privlink/privlink/pkg/maglev"
+	"github.com/privlink/privlink/pkg/neigh"
+)
+
+// plan is what the kernel is to hold for a State: slots are given out, nothing is written.
+// Generations are missing; they follow from what is there (see apply.go).
+type plan struct {
+	state      State
+	vnets      map[string]uint16 // network key to number
+	services   map[string]uint32 // rule set key to number
+	pools      map[string]uint32 // pool key to number
+	interfaces map[string]bool   // names that stay attached
+	statuses   []AttachmentStatus
+	ports      map[uint16][]planPort // of a network
+
+	outs      map[uint32]bpfOut
+	ifaces    map[ifaceKey]bpfIface
+	natsets   map[uint32]bpfNatset
+	backends  map[uint32]bpfBackend
+	rules     map[uint32]bpfRule
+	tables    map[uint32]members // by slot of the rule
+	ruleIndex map[bpfRuleKey]bpfRuleRef
+	links     map[uint32]bpfLink
+	addresses map[bpfAddressKey]bpfAddress
+
+	keepVNets, keepServices, keepPools, keepOuts map[uint64]bool
+	keepNatsets, keepBackends, keepRules         map[uint64]bool
+	keepLinks                                    map[uint64]bool
+
+	claims     map[neigh.Key]bool
+	wants      map[neigh.Key]neigh.Want
+	unresolved map[Address]bool
+}
+
+type planPort struct {
+	neigh.Port
+	attachment Attachment
+}
+
+// members are what a Maglev table is built from.
+type members struct {
+	names   []string
+	weights []uint16
+	slots   []uint32
+}
+
+// signature tells tables apart; 0 for none.
+func (m members) signature() uint64 {
+	if len(m.slots) == 0 {
+		return 0
+	}
+	parts := make([]string, 0, 3*len(m.slots))
+	for i := range m.slots {
+		parts = append(parts, m.names[i], strconv.Itoa(int(m.weights[i])), strconv.Itoa(int(m.slots[i])))
+	}
+	return ident(parts...)
+}
+
+// build makes the table: each place the slot of a backend.
+func (m members) build(seed [2]uint64) []uint32 {
+	table := maglev.Build(m.names, m.weights, maglev.Size(len(m.names)), seed)
+	for i, n := range table {
+		table[i] = m.slots[n]
+	}
+	return table
+}
+
+// compile gives every name of the State a slot and says what should stand there.
+func (d *Dataplane) compile(state State) (*plan, error) {
+	p := &plan{
+		state: state,
+		vnets: make(map[string]uint16), services: make(map[string]uint32), pools: make(map[string]uint32),
+		interfaces: make(map[string]bool), ports: make(map[uint16][]planPort),
+		outs: make(map[uint32]bpfOut), ifaces: make(map[ifaceKey]bpfIface),
+		natsets: make(map[uint32]bpfNatset), backends: make(map[uint32]bpfBackend),
+		rules: make(map[uint32]bpfRule), tables: make(map[uint32]members),
+		ruleIndex: make(map[bpfRuleKey]bpfRuleRef), links: make(map[uint32]bpfLink),
+		addresses: make(map[bpfAddressKey]bpfAddress),
+		keepVNets: make(map[uint64]bool), keepServices: make(map[uint64]bool),
+		keepPools: make(map[uint64]bool), keepOuts: make(map[uint64]bool),
+		keepNatsets: make(map[uint64]bool), keepBackends: make(map[uint64]bool),
+		keepRules: make(map[uint64]bool), keepLinks: make(map[uint64]bool),
+		claims: make(map[neigh.Key]bool), wants: make(map[neigh.Key]neigh.Want),
+		unresolved: make(map[Address]bool),
+	}
+	for _, step := range []func(*plan) error{
+		d.planNetworks, d.syncInterfaces, d.planClaims, d.planPools, d.planRuleSets, d.planRetired, d.planLinks,
+	} {
+		if err := step(p); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (d *Dataplane) planNetworks(p *plan) error {
+	for _, n := range p.state.Networks {
+		id := ident("vnet", n.Key)
+		if p.keepVNets[id] {
+			return fmt.Errorf("compile networks: %s is there twice", n.Key)
+		}
+		p.keepVNets[id] = true
+		slot, _, err := d.vnets.get(id, d.sweeps)
+		if err != nil {
+			return err
+		}
+		p.vnets[n.Key] = uint16(slot)
+	}
+	return nil
+}
+
+// planClaims says which addresses are to be ours; what they are for follows in planRuleSets and planLinks.
+func (d *Dataplane) planClaims(p *plan) error {
+	for _, l := range p.state.Links {
+		vnet, ok := p.vnets[l.Network]
+		if !ok {
+			return fmt.Errorf("compile link %s: no network %s", l.Key, l.Network)
+		}
+		if !l.Addr.Is4() {
+			return fmt.Errorf("compile link %s: %s is no IPv4 address", l.Key, l.Addr)
+		}
+		p.claims[neigh.Key{VNet: vnet, Addr: l.Addr}] = true
+	}
+	for _, rs := range p.state.RuleSets {
+		vnet, ok := p.vnets[rs.Network]
+		if !ok {
+			return fmt.Errorf("compile rule set %s: no network %s", rs.Key, rs.Network)
+		}
+		for _, s := range rs.Sources {
+			if !s.Addr.Is4() {
+				return fmt.Errorf("compile rule set %s: %s is no IPv4 address", rs.Key, s.Addr)
+			}
+			key := neigh.Key{VNet: vnet, Addr: s.Addr}
+			p.claims[key] = true
+			p.addresses[addressKey(key)] = d.address(key, bpfAddressKindADDR_NAT, 0)
+		}
+	}
+	for _, n := range p.state.Networks {
+		for _, a := range n.Gateways {
+			key := neigh.Key{VNet: p.vnets[n.Key], Addr: a}
+			if _, ok := p.addresses[addressKey(key)]; !ok {
+				entry := d.address(key, bpfAddressKindADDR_GATEWAY, 0)
+				entry.Arp = 1 // asked for by the operator, and nobody's address in Azure's networks either
+				p.addresses[addressKey(key)] = entry
+			}
+		}
+	}
+	d.prober.Set(p.claims, d.clock())
+	d.adoptClaims(p)
+	return nil
+}
+
+func addressKey(key neigh.Key) bpfAddressKey {
+	return bpfAddressKey{Addr: netOrder(key.Addr), Vnet: key.VNet}
+}
+
+// address makes an entry that is answered for as soon as the address is ours.
+func (d *Dataplane) address(key neigh.Key, kind bpfAddressKind, link uint32) bpfAddress {
+	a := bpfAddress{Key: addressKey(key), Link: link, Kind: uint8(kind)}
+	if d.prober.Get(key).Ours {
+		a.Arp = 1
+	}
+	return a
+}
+
+// netOrder is an IPv4 address as the maps hold it: the four bytes in network order.
+func netOrder(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+func fromNetOrder(v uint32) netip.Addr {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], v)
+	return netip.AddrFrom4(b)
+}
+
+// portOrder is a port in network order, and back.
+func portOrder(port uint16) uint16 { return port<<8 | port>>8 }
+
+func (d *Dataplane) planPools(p *plan) error {
+	add := func(key string) error {
+		id := ident("pool", key)
+		if p.keepPools[id] {
+			return nil
+		}
+		p.keepPools[id] = true
+		slot, _, err := d.pools.get(id, d.sweeps)
+		p.pools[key] = slot
+		return err
+	}
+	for _, pool := range p.state.Pools {
+		if err := add(pool.Key); err != nil {
+			return err
+		}
+	}
+	for _, rs := range p.state.RuleSets {
+		for _, r := range rs.Rules {
+			for _, t := range r.Targets {
+				if err := add(t.Pool); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (d *Dataplane) planRuleSets(p *plan) error {
+	for i := range p.state.RuleSets {
+		rs := &p.state.RuleSets[i]
+		id := ident("service", rs.Key)
+		if p.keepServices[id] {
+			return fmt.Errorf("compile rule sets: %s is there twice", rs.Key)
+		}
+		p.keepServices[id] = true
+		service, _, err := d.services.get(id, d.sweeps)
+		if err != nil {
+			return err
+		}
+		p.services[rs.Key] = service
+		nat, err := d.planNatset(p, rs)
+		if err != nil {
+			return err
+		}
+		for j := range rs.Rules {
+			if err := d.planRule(p, rs, &rs.Rules[j], service, nat); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// planNatset gives the set of source addresses a slot of its own for every content: it is never
+// changed in place. Slot 0 (no new flows) while none of them is ours.
+func (d *Dataplane) planNatset(p *plan, rs *RuleSet) (uint32, error) {
+	set := bpfNatset{Vnet: p.vnets[rs.Network]}
+	parts := []string{"natset", rs.Key, strconv.Itoa(int(set.Vnet))}
+	for _, s := range rs.Sources {
+		key := neigh.Key{VNet: set.Vnet, Addr: s.Addr}
+		if s.Draining || !d.prober.Get(key).Ours {
+			continue
+		}
+		if int(set.Count) == len(set.Addr) {
+			return 0, fmt.Errorf("compile rule set %s: more than %d source addresses", rs.Key, len(set.Addr))
+		}
+		set.Addr[set.Count] = netOrder(s.Addr)
+		set.Count++
+		parts = append(parts, s.Addr.String())
+	}
+	if set.Count == 0 {
+		return 0, nil
+	}
+	set.Ident = ident(parts...)
+	slot, _, err := d.natsets.get(set.Ident, d.sweeps)
+	if err != nil {
+		return 0, err
+	}
+	p.keepNatsets[set.Ident] = true
+	p.natsets[slot] = set
+	return slot, nil
+}
+
+func ruleIdent(ruleSet, rule string) uint64 { return ident("rule", ruleSet, rule) }
+
+func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32) error {
+	id := ruleIdent(rs.Key, r.Key)
+	if p.keepRules[id] {
+		return fmt.Errorf("compile rule set %s: rule %s is there twice", rs.Key, r.Key)
+	}
+	if r.Port == 0 != (r.Protocol == ProtocolAll) {
+		return fmt.Errorf("compile rule %s of %s: port %d with protocol %d", r.Key, rs.Key, r.Port, r.Protocol)
+	}
+	p.keepRules[id] = true
+	slot, _, err := d.rules.get(id, d.sweeps)
+	if err != nil {
+		return err
+	}
+	rule := bpfRule{Ident: id, Service: service, Nat: nat, BackendPort: portOrder(r.BackendPort), Distribution: uint8(r.Distribution)}
+	if r.Port == 0 {
+		rule.Flags |= uint8(bpfRuleFlagsRULE_HA)
+	}
+	key := bpfRuleKey{Service: service, Port: portOrder(r.Port), Proto: uint8(r.Protocol)}
+	if _, ok := p.ruleIndex[key]; ok {
+		return fmt.Errorf("compile rule set %s: two rules for protocol %d port %d", rs.Key, r.Protocol, r.Port)
+	}
+	p.ruleIndex[key] = bpfRuleRef{Key: key, Rule: slot}
+	var table members
+	for _, t := range r.Targets {
+		if err := d.planTarget(p, rs, r, t, slot, &table); err != nil {
+			return err
+		}
+	}
+	if r.Proxy {
+		if rule.Nat, table, err = d.planListener(p, rs, r, slot); err != nil {
+			return err
+		}
+		rule.BackendPort = portOrder(d.inner.Listen.Port())
+	}
+	rule.Balance = table.signature()
+	p.tables[slot] = table
+	p.rules[slot] = rule
+	return nil
+}
+
+// planTarget enters a backend, and puts it into the rule's table if it may take new flows.
+func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t Target, rule uint32, table *members) error {
+	if !t.Addr.Is4() {
+		return fmt.Errorf("compile rule %s of %s: target %s is no IPv4 address", r.Key, rs.Key, t.Addr)
+	}
+	port := strconv.Itoa(int(r.BackendPort))
+	b := bpfBackend{
+		Ident: ident("backend", rs.Key, r.Key, t.Pool, t.Addr.String(), port),
+		Addr:  netOrder(t.Addr), Port: portOrder(r.BackendPort), Vnet: p.vnets[rs.Network],
+		IdleTcp: r.IdleTCP, IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[t.Pool],
+		State: uint8(bpfBackendStateBACKEND_UP),
+	}
+	if r.TCPReset {
+		b.Flags |= uint8(bpfBackendFlagsBACKEND_TCP_RESET)
+	}
+	if r.Port == 0 {
+		b.Flags |= uint8(bpfBackendFlagsBACKEND_HA)
+	}
+	resolved := d.locate(p, rs.Network, t.Addr, &b)
+	switch {
+	case !t.Healthy || t.NoNew:
+		b.State = uint8(bpfBackendStateBACKEND_DOWN)
+	case !resolved:
+		b.State = uint8(bpfBackendStateBACKEND_UNRESOLVED)
+	}
+	if !resolved {
+		p.unresolved[Address{rs.Network, t.Addr}] = true
+	}
+	slot, _, err := d.backends.get(b.Ident, d.sweeps)
+	if err != nil {
+		return err
+	}
+	p.keepBackends[b.Ident] = true
+	p.backends[slot] = b
+	if resolved && t.Healthy && !t.NoNew && !r.Proxy {
+		table.names = append(table.names, t.Pool+"|"+t.Addr.String()+"|"+port)
+		table.weights = append(table.weights, max(t.Weight, 1))
+		table.slots = append(table.slots, slot)
+	}
+	return nil
+}
+
+// locate says what to look for to reach addr, and fills in what is known of it. Resolved means that it
+// answers; what it said before it fell silent is kept for its flows.
+func (d *Dataplane) locate(p *plan, network string, addr netip.Addr, b *bpfBackend) (resolved bool) {
+	vnet := p.vnets[network]
+	for _, key := range d.hops(p, network, addr) {
+		if _, ok := p.wants[key.Key]; !ok {
+			p.wants[key.Key] = neigh.Want{Ports: key.ports, Sender: d.sender(p, network)}
+		} else if w := p.wants[key.Key]; len(w.Ports) < len(key.ports) {
+			w.Ports = key.ports
+			p.wants[key.Key] = w
+		}
+		if slot := d.backends.find(b.Ident); !d.applied && slot != 0 {
+			if old := d.k.backends.load(slot); old.Out != 0 {
+				d.resolver.Adopt(key.Key, p.wants[key.Key], old.Dmac, old.Out, d.clock())
+			}
+		}
+		is := d.resolver.Get(key.Key)
+		if !is.Known || b.Out != 0 && is.Lost {
+			continue
+		}
+		for _, port := range p.ports[vnet] {
+			if port.Slot == is.Port.Slot {
+				b.Dmac, b.Smac, b.Out = is.MAC, port.MAC, port.Slot
+				b.Mtu = p.outs[uint32(port.Slot)].Mtu
+			}
+		}
+		if b.Out != 0 && !is.Lost {
+			return true
+		}
+	}
+	return false
+}
+
+type hop struct {
+	neigh.Key
+	ports []neigh.Port
+}
+
+// hops are the addresses behind one of which addr is: itself when it lies in a subnet, else the
+// next hops of the network's attachments.
+func (d *Dataplane) hops(p *plan, network string, addr netip.Addr) []hop {
+	vnet := p.vnets[network]
+	n := p.network(network)
+	direct := len(n.Prefixes) == 0 || slices.ContainsFunc(n.Prefixes, func(x netip.Prefix) bool { return x.Contains(addr) })
+	byHop := make(map[netip.Addr]*hop)
+	var order []netip.Addr
+	for _, port := range p.ports[vnet] {
+		via := addr
+		if !direct {
+			via = port.attachment.NextHop
+			if !via.Is4() {
+				continue
+			}
+		}
+		if byHop[via] == nil {
+			byHop[via] = &hop{Key: neigh.Key{VNet: vnet, Addr: via}}
+			order = append(order, via)
+		}
+		byHop[via].ports = append(byHop[via].ports, port.Port)
+	}
+	hops := make([]hop, 0, len(order))
+	for _, via := range order {
+		hops = append(hops, *byHop[via])
+	}
+	return hops
+}
+
+func (p *plan) network(key string) *Network {
+	for i := range p.state.Networks {
+		if p.state.Networks[i].Key == key {
+			return &p.state.Networks[i]
+		}
+	}
+	return &Network{}
+}
+
+// sender is an address of ours in the network that ARP may ask from; zero (a probe) while there is none.
+func (d *Dataplane) sender(p *plan, network string) netip.Addr {
+	for i := range p.state.RuleSets {
+		rs := &p.state.RuleSets[i]
+		if rs.Network != network {
+			continue
+		}
+		for _, s := range rs.Sources {
+			if d.prober.Get(neigh.Key{VNet: p.vnets[network], Addr: s.Addr}).Ours {
+				return s.Addr
+			}
+		}
+	}
+	return netip.IPv4Unspecified()
+}
+
+// planListener makes the splice's listener the backend of a proxied rule.
+func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (nat uint32, table members, err error) {
+	if d.inner.Network == "" || r.Protocol != ProtocolTCP {
+		return 0, members{}, nil // no splice: the rule has no backend and refuses
+	}
+	set := &RuleSet{Key: d.inner.Network, Network: d.inner.Network}
+	for _, a := range d.inner.Sources {
+		set.Sources = append(set.Sources, Source{Addr: a})
+	}
+	if nat, err = d.planNatset(p, set); err != nil {
+		return 0, members{}, err
+	}
+	b := bpfBackend{
+		Ident: ident("backend", rs.Key, r.Key, d.inner.Network, d.inner.Listen.String()),
+		Addr:  netOrder(d.inner.Listen.Addr()), Port: portOrder(d.inner.Listen.Port()), Vnet: p.vnets[d.inner.Network],
+		IdleTcp: r.IdleTCP, IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[d.inner.Network],
+		State: uint8(bpfBackendStateBACKEND_UP),
+	}
+	// Both ends of the inner pair have one MAC, and nobody there answers ARP.
+	for _, port := range p.ports[b.Vnet] {
+		b.Dmac, b.Smac, b.Out, b.Mtu = port.MAC, port.MAC, port.Slot, p.outs[uint32(port.Slot)].Mtu
+	}
+	slot, _, err := d.backends.get(b.Ident, d.sweeps)
+	if err != nil {
+		return 0, members{}, err
+	}
+	p.keepBackends[b.Ident] = true
+	p.backends[slot] = b
+	if b.Out != 0 {
+		table = members{names: []string{"splice"}, weights: []uint16{1}, slots: []uint32{slot}}
+	}
+	return nat, table, nil
+}
+
+// planRetired keeps backends that their rule no longer chooses, for their flows, while the rule and the
+// pool's member are still there. What they are stands in the kernel, so that a restart knows them too.
+func (d *Dataplane) planRetired(p *plan) error {
+	type member struct {
+		pool uint32
+		addr uint32
+	}
+	all := make(map[member]bool)
+	for _, pool := range p.state.Pools {
+		for _, a := range pool.Members {
+			if a.Is4() {
+				all[member{p.pools[pool.Key], netOrder(a)}] = true
+			}
+		}
+	}
+	for _, rs := range p.state.RuleSets {
+		for _, r := range rs.Rules {
+			for _, t := range r.Targets {
+				all[member{p.pools[t.Pool], netOrder(t.Addr)}] = true
+			}
+		}
+	}
+	keys := make(map[uint16]string, len(p.vnets))
+	for key, vnet := range p.vnets {
+		keys[vnet] = key
+	}
+	d.backends.others(p.keepBackends, func(id uint64, slot uint32) {
+		b := d.k.backends.load(slot)
+		if _, ok := p.rules[b.Rule]; !ok || !all[member{b.Pool, b.Addr}] || keys[b.Vnet] == "" {
+			return
+		}
+		p.keepBackends[id] = true
+		if keys[b.Vnet] != d.inner.Network {
+			kept := b
+			d.locate(p, keys[b.Vnet], fromNetOrder(b.Addr), &kept)
+			b = kept
+		}
+		p.backends[slot] = b
+	})
+	return nil
+}
+
+func (d *Dataplane) planLinks(p *plan) error {
+	for _, l := range p.state.Links {
+		id := ident("link", l.Key)
+		if p.keepLinks[id] {
+			return fmt.Errorf("compile links: %s is there twice", l.Key)
+		}
+		service, ok := p.services[l.RuleSet]
+		if !ok && l.RuleSet != "" {
+			return fmt.Errorf("compile link %s: no rule set %s", l.Key, l.RuleSet)
+		}
+		p.keepLinks[id] = true
+		slot, _, err := d.links.get(id, d.sweeps)
+		if err != nil {
+			return err
+		}
+		entry := bpfLink{
+			Ident: id, LinkId: l.ID, State: uint8(l.State), Service: service, MaxFlows: l.MaxFlows,
+			Addr: netOrder(l.Addr), Vnet: p.vnets[l.Network], Epoch: uint16(l.Epoch),
+		}
+		if entry.MaxFlows == 0 {
+			entry.MaxFlows = max(1, d.k.config.load(0).MaxPairs/4)
+		}
+		p.links[slot] = entry
+		kind := bpfAddressKindADDR_ENDPOINT
+		if l.Frontend {
+			kind = bpfAddressKindADDR_FRONTEND
+		}
+		key := neigh.Key{VNet: entry.Vnet, Addr: l.Addr}
+		if old, ok := p.addresses[addressKey(key)]; ok && old.Link != 0 {
+			return fmt.Errorf("compile link %s: %s in %s belongs to another link", l.Key, l.Addr, l.Network)
+		}
+		p.addresses[addressKey(key)] = d.address(key, kind, slot)
+	}
+	// Peers last: what a network has itself goes before what its peers have.
+	for _, l := range p.state.Links {
+		for _, peer := range l.Peers {
+			vnet, ok := p.vnets[peer]
+			if !ok {
+				continue // a peering to a network that is not on this node
+			}
+			key := bpfAddressKey{Addr: netOrder(l.Addr), Vnet: vnet}
+			if _, ok := p.addresses[key]; !ok {
+				p.addresses[key] = bpfAddress{Key: key, Link: d.links.find(ident("link", l.Key)), Kind: uint8(bpfAddressKindADDR_PEERED)}
+			}
+		}
+	}
+	return nil
+}

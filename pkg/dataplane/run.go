@@ -1,0 +1,231 @@
+package dataplane
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/privlink/privlink/pkg/neigh"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// devicePoll is how often interfaces and attachments are looked at without a reason: what no
+// notification tells of (a pin deleted by hand, a program removed by another agent, a netlink
+// socket that overran) is repaired within this time.
+const devicePoll = 10 * time.Second
+
+// begin starts the goroutines. They end with ctx or stop, and done waits for them.
+func (d *Dataplane) begin(ctx context.Context) error {
+	ctx, d.stop = context.WithCancel(ctx)
+	events, err := ringbuf.NewReader(d.k.maps[mapEvents])
+	if err != nil {
+		d.stop()
+		return fmt.Errorf("read map %s: %w", mapEvents, err)
+	}
+	features, err := d.ns.subscribeFeatures()
+	if err != nil {
+		d.stop()
+		return errors.Join(err, events.Close())
+	}
+	changes := make(chan struct{}, 1)
+	sweepNow := make(chan struct{}, 1)
+	if err := d.watchDevices(ctx, features, changes); err != nil {
+		d.stop()
+		return errors.Join(err, events.Close())
+	}
+	d.done.Go(func() { d.readEvents(events, sweepNow) })
+	d.done.Go(func() {
+		<-ctx.Done()
+		// Ends readEvents.
+		_ = events.Close()
+	})
+	d.done.Go(func() { d.attend(ctx, changes) })
+	d.done.Go(func() { d.sweepLoop(ctx, sweepNow) })
+	return nil
+}
+
+// attend serves whatever has a time: probes, retries, changed interfaces.
+func (d *Dataplane) attend(ctx context.Context, changes <-chan struct{}) {
+	poll := time.NewTicker(devicePoll)
+	defer poll.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		look := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+			look = true
+		case <-changes:
+			look = true
+		case <-d.wakeups:
+		case <-timer.C:
+		}
+		next := d.attendOnce(look)
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(max(0, next.Sub(d.clock())))
+		}
+	}
+}
+
+// attendOnce does what is due and says when the next thing is.
+func (d *Dataplane) attendOnce(look bool) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return time.Time{}
+	}
+	if look {
+		if err := d.readDevices(); err != nil {
+			d.log.WithError(err).Warn("looking at the interfaces")
+		} else {
+			d.dirty = true
+		}
+	}
+	now := d.clock()
+	a, b := d.resolver.Tick(now), d.prober.Tick(now)
+	for d.dirty {
+		d.dirty = false
+		d.again()
+		a, b = d.resolver.Tick(now), d.prober.Tick(now)
+	}
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// wake makes attend look what is due.
+func (d *Dataplane) wake() {
+	select {
+	case d.wakeups <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// readEvents takes what the packet programs report, until the reader is closed.
+func (d *Dataplane) readEvents(reader *ringbuf.Reader, sweepNow chan<- struct{}) {
+	var record ringbuf.Record
+	for {
+		err := reader.ReadInto(&record)
+		if errors.Is(err, ringbuf.ErrClosed) || errors.Is(err, os.ErrClosed) {
+			return
+		}
+		if err != nil {
+			d.log.WithError(err).Error("reading events of the packet programs")
+			return
+		}
+		var e bpfEvent
+		if _, err := binary.Decode(record.RawSample, binary.NativeEndian, &e); err != nil {
+			d.log.WithError(err).Error("reading events of the packet programs")
+			continue
+		}
+		switch bpfEventType(e.Type) {
+		case bpfEventTypeEVENT_ARP:
+			d.heard(e)
+		case bpfEventTypeEVENT_SWEEP:
+			select {
+			case sweepNow <- struct{}{}:
+			default: // one is due already
+			}
+		}
+	}
+}
+
+// heard takes an ARP packet.
+func (d *Dataplane) heard(e bpfEvent) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return
+	}
+	sender, target, mac, now := fromNetOrder(e.SenderIp), fromNetOrder(e.TargetIp), neigh.MAC(e.Mac), d.clock()
+	if sender != netip.IPv4Unspecified() {
+		d.resolver.Heard(e.Vnet, e.Out, sender, mac, now)
+	}
+	d.prober.Heard(e.Vnet, e.Out, sender, target, mac, now)
+	if d.dirty {
+		d.wake()
+	}
+}
+
+// watchDevices lets changes know of every change of an interface, an address or its xdp-features.
+func (d *Dataplane) watchDevices(ctx context.Context, features *nl.NetlinkSocket, changes chan<- struct{}) error {
+	changed := func() {
+		select {
+		case changes <- struct{}{}:
+		default: // attend will look anyway
+		}
+	}
+	if features != nil {
+		d.done.Go(func() {
+			<-ctx.Done()
+			features.Close()
+		})
+		d.done.Go(func() {
+			for {
+				if _, _, err := features.Receive(); err != nil {
+					if ctx.Err() != nil {
+						return
+					}
+					// An overrun loses messages, not the state they tell of.
+					changed()
+					if !errors.Is(err, unix.ENOBUFS) {
+						return
+					}
+					continue
+				}
+				changed()
+			}
+		})
+	}
+	options := netlink.LinkSubscribeOptions{ErrorCallback: func(err error) {
+		if ctx.Err() == nil {
+			d.log.WithError(err).Warn("watching interfaces (they are polled all the same)")
+		}
+	}}
+	addrOptions := netlink.AddrSubscribeOptions{ErrorCallback: options.ErrorCallback}
+	if d.opts.NetNS != "" {
+		handle, err := netns.GetFromPath(d.opts.NetNS)
+		if err != nil {
+			return fmt.Errorf("open network namespace %s: %w", d.opts.NetNS, err)
+		}
+		defer handle.Close()
+		options.Namespace, addrOptions.Namespace = &handle, &handle
+	}
+	links := make(chan netlink.LinkUpdate, 64)
+	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), options); err != nil {
+		return fmt.Errorf("watch interfaces: %w", err)
+	}
+	addrs := make(chan netlink.AddrUpdate, 64)
+	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), addrOptions); err != nil {
+		return fmt.Errorf("watch addresses: %w", err)
+	}
+	d.done.Go(func() {
+		for links != nil || addrs != nil {
+			select {
+			case _, ok := <-links:
+				if !ok {
+					links = nil
+				}
+			case _, ok := <-addrs:
+				if !ok {
+					addrs = nil
+				}
+			}
+			changed()
+		}
+	})
+	return nil
+}
