@@ -72,8 +72,6 @@ static __always_inline int admit_dial(struct packet *p, struct opening *o)
 	b = backend_at(o->backend);
 	if (!b || b->gen != gen)
 		return refuse(p, REASON_NO_BACKEND, WANT_RST);
-	if (b->flags & BACKEND_HA)
-		o->flags |= FLOW_HA;
 	return GO_ON;
 }
 
@@ -100,7 +98,7 @@ static __always_inline int admit_link(struct packet *p, struct opening *o)
 	o->link_gen = word;
 	o->nat = rule->nat;
 	o->backend_port = rule->backend_port ?: p->key.dport;
-	o->flags = rule->flags & RULE_HA ? FLOW_HA : 0;
+	o->flags = 0;
 	o->max_flows = link->max_flows;
 	o->backend = balance(slot, balance_hash(&p->key, link->link_id, rule->distribution));
 	return GO_ON;
@@ -109,11 +107,14 @@ static __always_inline int admit_link(struct packet *p, struct opening *o)
 /* Counts a flow that was asked for and not opened. */
 static __always_inline int admit_refuse(struct packet *p, __u32 reason)
 {
+	int decision = refuse(p, reason, WANT_RST);
 	struct link_stats *stats = stats_at(p->link);
 
+	if (IS_XDP && decision >> 16 != ACTION_DROP)
+		return UP; /* TC counts it */
 	if (stats)
 		stats->refused++;
-	return refuse(p, reason, WANT_RST);
+	return decision;
 }
 
 SLOW int admit(hook *ctx, struct packet *p)
@@ -154,6 +155,8 @@ SLOW int admit(hook *ctx, struct packet *p)
 	b = backend_at(o->backend);
 	if (!o->backend || !b)
 		return admit_refuse(p, REASON_NO_BACKEND);
+	if (b->flags & BACKEND_HA)
+		o->flags |= FLOW_HA;
 	path_forward(&o->path, b);
 	client = client_via(ctx, p);
 	o->key = p->key;

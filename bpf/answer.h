@@ -50,7 +50,7 @@ SLOW int answer_rst(hook *ctx, struct packet *p, __u32 reason, bool limited)
 	__u64 zeros[5] = {};
 	__u32 at, header;
 	struct tcphdr *tcp;
-	__u16 pseudo;
+	__u16 pseudo, full;
 	int r;
 
 	if (!p)
@@ -86,7 +86,7 @@ SLOW int answer_rst(hook *ctx, struct packet *p, __u32 reason, bool limited)
 		                          !!(p->tcp & TCP_FIN));
 	}
 	pseudo = sum_pseudo(h.ip.saddr, h.ip.daddr, IPPROTO_TCP, sizeof(*tcp));
-	r = fold(sum16((__u16 *)&h.tcp, 10) + pseudo + pseudo);
+	full = ~fold(sum16((__u16 *)&h.tcp, 10) + pseudo);
 	h.tcp.check = pseudo;
 
 	if (bpf_skb_change_tail(ctx, at + sizeof(*tcp), 0))
@@ -98,9 +98,13 @@ SLOW int answer_rst(hook *ctx, struct packet *p, __u32 reason, bool limited)
 	if (header && header <= sizeof(zeros) &&
 	    bpf_skb_store_bytes(ctx, L3 + sizeof(h.ip), zeros, header, BPF_F_RECOMPUTE_CSUM))
 		return DROP(HELPER);
-	/* skipped for a partial checksum, else it makes the field the full one */
-	if (bpf_l4_csum_replace(ctx, at + offsetof(struct tcphdr, check), 0, r, 0))
+	/* skipped for a partial checksum, else it makes the field the full one; the last is for
+	 * CHECKSUM_COMPLETE, and refused for everything else
+	 */
+	if (bpf_l4_csum_replace(ctx, at + offsetof(struct tcphdr, check), 0,
+	                        delta16(~pseudo, ~full), 0))
 		return DROP(HELPER);
+	bpf_csum_update(ctx, delta16(pseudo, full));
 	r = answer_ethernet(ctx, p);
 	if (r)
 		return r;
@@ -118,7 +122,7 @@ static __always_inline int checksum_partial(hook *ctx, __u32 at)
 		return -1;
 	if (before == after)
 		return 1;
-	if (bpf_skb_store_bytes(ctx, at, &before, 2, BPF_F_RECOMPUTE_CSUM))
+	if (bpf_skb_store_bytes(ctx, at, &before, 2, 0))
 		return -1;
 	return 0;
 }

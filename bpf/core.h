@@ -180,6 +180,7 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 {
 	struct path path = {};
 	struct half h = {};
+	struct meaning m;
 	__u32 offset, bytes;
 	struct backend *b;
 	struct link *link;
@@ -191,8 +192,9 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 		return DROP(HELPER);
 	offset = (p->fragment & FRAGMENT_OFFSET) * 8;
 	bytes = fragment_bytes(p);
-	p->link = address_find(p->key.vnet, p->key.daddr).link;
-	if (!address_find(p->key.vnet, p->key.daddr).kind && !(p->flags & IFACE_INNER))
+	m = address_find(p->key.vnet, p->key.daddr);
+	p->link = m.link;
+	if ((!m.kind || m.kind == ADDR_GATEWAY) && !(p->flags & IFACE_INNER))
 		return OTHER(OTHER_IPV4);
 	if (!bytes)
 		return DROP(FRAGMENT_BAD);
@@ -216,9 +218,11 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 		out = out_at(path.out);
 	}
 	r = path_check(p, &path);
-	if (r || !out)
-		return r ?: DROP(NO_OUTPUT);
-	if (fragment_progress(FLOW_READ(f->twin), p->link, offset, bytes,
+	if (r) /* no error about a later fragment (RFC 1122 3.2.2) */
+		return DECIDE(ACTION_DROP, r & 0xffff);
+	if (!out)
+		return DROP(NO_OUTPUT);
+	if (fragment_progress(FLOW_READ(f->twin), &h.rw, offset, bytes,
 	                      !(p->fragment & FRAGMENT_MORE), p->now))
 		flow_end(f, h.state, p->now - PORT_REST);
 	r = rewrite(ctx, p, &h.rw, &path, false, true, h.rw.sport);

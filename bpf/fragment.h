@@ -78,22 +78,35 @@ static __always_inline void fragments_return(__u32 link)
 	__sync_fetch_and_sub(&t->fragments, 1);
 }
 
+/* The live IPID entry in `slot`, if it holds the id that `rw` gives a datagram; else NULL. */
+static __always_inline struct flow *fragment_id(__u32 slot, const struct rewrite *rw, __u32 *state)
+{
+	struct flow *f = flow_at(slot);
+
+	if (!f)
+		return NULL;
+	*state = FLOW_STATE(f);
+	if ((*state & FLOW_STATE_MASK) != SLOT_LIVE || f->key.kind != KIND_IPID ||
+	    f->key.saddr != rw->saddr || f->key.daddr != rw->daddr || f->key.sport != rw->sport)
+		return NULL;
+	return flow_same(f, *state) ? f : NULL;
+}
+
 /* Advances the datagram whose id stands in `slot`. True when it went through whole: the hold on its
  * id is over, and the caller ends the KIND_FRAGMENT entry as well.
  */
-static __always_inline bool fragment_progress(__u32 slot, __u32 link, __u32 offset, __u32 bytes,
-                                              bool last, __u32 now)
+static __always_inline bool fragment_progress(__u32 slot, const struct rewrite *rw, __u32 offset,
+                                              __u32 bytes, bool last, __u32 now)
 {
-	struct flow *f = flow_at(slot);
 	union tag old, new;
+	struct flow *f;
 	__u32 state;
 
+	f = fragment_id(slot, rw, &state);
 	if (!f)
 		return false;
-	state = FLOW_STATE(f);
 	old.word = FLOW_READ(f->rw.tag.word);
-	if ((state & FLOW_STATE_MASK) != SLOT_LIVE || f->key.kind != KIND_IPID ||
-	    old.of.link != link || old.of.link_gen == IPID_BROKEN)
+	if (old.of.link != rw->tag.of.link || old.of.link_gen == IPID_BROKEN)
 		return false;
 	new = old;
 	new.of.link_gen = old.of.link_gen == offset / 8 ? (offset + bytes + 7) / 8 : IPID_BROKEN;
@@ -101,7 +114,7 @@ static __always_inline bool fragment_progress(__u32 slot, __u32 link, __u32 offs
 		return false;
 	if (!last || new.of.link_gen == IPID_BROKEN || !flow_end(f, state, now - PORT_REST))
 		return false;
-	fragments_return(link);
+	fragments_return(rw->tag.of.link);
 	return true;
 }
 
@@ -184,6 +197,15 @@ SLOW int fragment_open(struct fragment_opening *o)
 	                          : REASON_WINDOW_FULL;
 }
 
+/* Does a fragment entry belong to this flow? Other ports may mean another backend or NAT IP. */
+static __always_inline bool fragment_of(const struct rewrite *fragment, const struct rewrite *flow)
+{
+	return fragment->saddr == flow->saddr && fragment->daddr == flow->daddr &&
+	       fragment->tag.of.link == flow->tag.of.link &&
+	       fragment->tag.of.link_gen == flow->tag.of.link_gen &&
+	       !((fragment->tag.of.flags ^ flow->tag.of.flags) & FLOW_REVERSE);
+}
+
 /* The new id of a datagram whose first fragment is about to leave, or an enum reason. `h` is the
  * half of its flow, `vnet` where it leaves to.
  */
@@ -195,6 +217,7 @@ SLOW int fragment_first(hook *ctx, struct packet *p, struct half *h, __u16 vnet,
 	struct fragment_opening *o;
 	struct half old = {};
 	struct flow *f;
+	__u32 state;
 	int r;
 
 	if (!p || !h || !id || !scratch || (void *)(ip + 1) > end)
@@ -203,10 +226,11 @@ SLOW int fragment_first(hook *ctx, struct packet *p, struct half *h, __u16 vnet,
 	fragment_key(&o->key, p->key.saddr, p->key.daddr, ip->id, p->key.vnet, p->key.proto,
 	             KIND_FRAGMENT);
 	f = half_find(&o->key, &old);
-	if (f && flow_age(p->now, old.stamp) <= IDLE_FRAGMENT) {
+	if (f && flow_age(p->now, old.stamp) <= IDLE_FRAGMENT && fragment_of(&old.rw, &h->rw) &&
+	    fragment_id(FLOW_READ(f->twin), &old.rw, &state)) {
 		*id = old.rw.sport; /* sent again */
-		fragment_progress(FLOW_READ(f->twin), old.rw.tag.of.link, 0, p->length - p->header,
-		                  false, p->now);
+		fragment_progress(FLOW_READ(f->twin), &old.rw, 0, p->length - p->header, false,
+		                  p->now);
 		return REASON_NONE;
 	}
 	if (f)
@@ -219,7 +243,7 @@ SLOW int fragment_first(hook *ctx, struct packet *p, struct half *h, __u16 vnet,
 	if (r)
 		return r;
 	*id = o->rw.sport;
-	fragment_progress(o->twin, h->rw.tag.of.link, 0, p->length - p->header, false, p->now);
+	fragment_progress(o->twin, &o->rw, 0, p->length - p->header, false, p->now);
 	return REASON_NONE;
 }
 

@@ -27,24 +27,26 @@ static __always_inline bool icmp_is_error(__u8 type)
 }
 
 /* What one 16-bit checksum field of a quote becomes, in the packet; the change, for the sum around
- * it. A UDP checksum of 0 stays.
+ * it. A UDP checksum of 0 stays. Stores leave CHECKSUM_COMPLETE alone: the ICMP checksum makes up
+ * for them.
  */
-static __always_inline int quote_check(hook *ctx, __u32 at, bool udp, __u16 delta, __u16 *change)
+static __always_inline int quote_check(hook *ctx, const struct packet *p, __u32 at, bool udp,
+                                       __u16 delta, __u16 *change)
 {
 	__u16 old, new;
 
 	*change = 0;
-	if (bpf_skb_load_bytes(ctx, at, &old, 2))
+	if (at + sizeof(old) > L3 + p->length)
 		return GO_ON; /* not quoted */
+	if (bpf_skb_load_bytes(ctx, at, &old, sizeof(old)))
+		return DROP(HELPER);
 	if (udp && !old)
 		return GO_ON;
 	new = check_apply(old, delta);
 	if (udp && !new)
 		new = 0xffff;
 	*change = delta16(old, new);
-	if (bpf_skb_store_bytes(ctx, at, &new, 2, BPF_F_RECOMPUTE_CSUM))
-		return DROP(HELPER);
-	return GO_ON;
+	return bpf_skb_store_bytes(ctx, at, &new, sizeof(new), 0) ? DROP(HELPER) : GO_ON;
 }
 
 /* Rewrites the quote at `at` and the sums over it. */
@@ -63,12 +65,13 @@ static __always_inline int icmp_requote(hook *ctx, struct packet *p, struct quot
 	q->ip.daddr = rw->saddr;
 	q->ip.check = check_apply(q->ip.check, l3_delta);
 	r = quote_check(
-		ctx, l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check)),
-		udp, delta_add(l3_delta, ports), &field);
+		ctx, p,
+		l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check)), udp,
+		delta_add(l3_delta, ports), &field);
 	if (r)
 		return r;
-	if (bpf_skb_store_bytes(ctx, at, &q->ip, sizeof(q->ip), BPF_F_RECOMPUTE_CSUM) ||
-	    bpf_skb_store_bytes(ctx, l4, pair, sizeof(pair), BPF_F_RECOMPUTE_CSUM))
+	if (bpf_skb_store_bytes(ctx, at, &q->ip, sizeof(q->ip), 0) ||
+	    bpf_skb_store_bytes(ctx, l4, pair, sizeof(pair), 0))
 		return DROP(HELPER);
 	/* The quoted IP header sums to what it did; ports and the L4 checksum do not. */
 	total = delta_add(ports, field);
@@ -96,7 +99,7 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 	if (bpf_skb_load_bytes(ctx, at, &q.ip, sizeof(q.ip)))
 		return DROP(ICMP_SHORT);
 	header = q.ip.ihl * 4;
-	if (q.ip.version != 4 || header < sizeof(q.ip) ||
+	if (q.ip.version != 4 || header < sizeof(q.ip) || at + header + 8 > L3 + p->length ||
 	    bpf_skb_load_bytes(ctx, at + header, &q.sport, 8))
 		return DROP(ICMP_SHORT);
 	/* a quoted later fragment has no ports; and an error goes to who sent what it quotes */

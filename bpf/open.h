@@ -122,8 +122,10 @@ SLOW int reverse_insert(struct opening *o)
 	in->wait = 1;
 	in->revived = 0;
 	r = flow_insert(in);
-	/* EXISTS and RESTING: somebody's entry stands there, who clears the bit when it goes. */
-	if (r == FLOW_FULL || r == FLOW_LOCKED)
+	/* An entry that is there although its bit was not set belongs to another domain: the backend
+	 * was given HA ports, or lost them, while it lived. The cursor has moved on.
+	 */
+	if (r != FLOW_NEW)
 		port_release(d, bit);
 	return r;
 }

@@ -52,7 +52,7 @@ static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rew
 	__u16 delta = rw->l3_delta;
 	__be16 *l4 = data + at;
 
-	if (data + at + 8 > end || data + L3 + sizeof(*ip) > end)
+	if (data + L3 + sizeof(*ip) > end || (ports && data + at + 8 > end))
 		return DROP(SHORT);
 	eth[0] = path->macs[0];
 	eth[1] = path->macs[1];

@@ -310,7 +310,9 @@ enum backend_state {
 
 enum backend_flags {
 	BACKEND_TCP_RESET = 1 << 0, /* RST to both ends at idle expiry */
-	BACKEND_HA = 1 << 1,
+	BACKEND_HA =
+		1
+		<< 1, /* its address has a rule for every port: all its rules share port domain 0 */
 };
 
 /* One backend of one rule. */
