@@ -42,6 +42,7 @@ static __always_inline void parse_l4(hook *ctx, struct packet *p)
 		if (!(p->fragment & FRAGMENT_MORE) &&
 		    (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > rest))
 			p->bad = REASON_BAD_L4;
+		p->payload = rest - sizeof(*udp);
 	}
 	if (!p->key.sport || !p->key.dport)
 		p->bad = REASON_BAD_L4;
