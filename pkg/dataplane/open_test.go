@@ -3,69 +3,38 @@ package dataplane
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/privlink/privlink/pkg/lab"
 	"github.com/sirupsen/logrus"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 )
 
-// gateway is a network namespace for one test, and a bpffs folder of its own.
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// gateway is a namespace with consumers on one side and a provider on the other, and a dataplane for it.
 type gateway struct {
+	*lab.Lab
 	t     *testing.T
-	netns string
+	ns    *lab.Namespace
 	bpffs string
+	edit  func(*Options)
+	d     *Dataplane
 }
 
 func newGateway(t *testing.T) *gateway {
 	t.Helper()
-	name := fmt.Sprintf("dp%d-%d", os.Getpid(), gateways)
-	gateways++
-	g := &gateway{t: t, netns: filepath.Join("/run/netns", name), bpffs: filepath.Join("/sys/fs/bpf", "privlink-test-"+name)}
-	if err := (namespace{}).named(name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := Down(context.Background(), Options{BPFFS: g.bpffs, NetNS: g.netns}); err != nil {
-			t.Errorf("down: %v", err)
-		}
-		if _, err := os.Stat(g.bpffs); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the bpffs folder is left: %v", err)
-		}
-		if err := netns.DeleteNamed(name); err != nil {
-			t.Errorf("delete namespace: %v", err)
-		}
-	})
-	return g
-}
-
-// gateways numbers the namespaces of this process; tests of one package run one after the other unless they ask otherwise, and these do not.
-var gateways int
-
-// named makes a network namespace without moving this thread into it for good.
-func (namespace) named(name string) error {
-	result := make(chan error, 1)
-	go func() {
-		result <- namespace{path: "/proc/self/ns/net"}.enter(func() error {
-			handle, err := netns.NewNamed(name)
-			if err != nil {
-				return err
-			}
-			return handle.Close()
-		})
-	}()
-	return <-result
+	l := lab.New(t)
+	return &gateway{Lab: l, t: t, ns: l.Namespace("gw"), bpffs: l.BPFFS("pins"), edit: func(*Options) {}}
 }
 
 func (g *gateway) options() Options {
 	log := logrus.New()
 	log.SetOutput(g.t.Output())
-	return Options{BPFFS: g.bpffs, NetNS: g.netns, Pairs: 1024, Log: log}
+	o := Options{BPFFS: g.bpffs, NetNS: g.ns.Path(), Pairs: 1024, Log: log}
+	g.edit(&o)
+	return o
 }
 
 func (g *gateway) open() *Dataplane {
@@ -74,69 +43,53 @@ func (g *gateway) open() *Dataplane {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	g.d = d
 	g.t.Cleanup(func() { d.Close() })
 	return d
 }
 
-// veth makes a pair whose both ends are in the gateway.
-func (g *gateway) veth(name, peer string) {
+// apply applies a State and waits until all of it is settled and every target found.
+func (g *gateway) apply(s State) Result {
 	g.t.Helper()
-	err := namespace{g.netns}.do(func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = name
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer}); err != nil {
-			return err
-		}
-		for _, n := range []string{name, peer} {
-			l, err := netlink.LinkByName(n)
-			if err != nil {
-				return err
-			}
-			if err := netlink.LinkSetUp(l); err != nil {
-				return err
-			}
+	if _, err := g.d.Apply(context.Background(), s); err != nil {
+		g.t.Fatal(err)
+	}
+	g.Wait("the kernel to agree", 5*time.Second, func() error {
+		r := g.d.Result()
+		if !r.Settled() || len(r.Unresolved) > 0 {
+			return errors.New("not settled")
 		}
 		return nil
 	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	return g.d.Result()
 }
 
-func (g *gateway) address(name, addr string) {
-	g.t.Helper()
-	err := namespace{g.netns}.do(func() error {
-		l, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		_, network, err := net.ParseCIDR(addr)
-		if err != nil {
-			return err
-		}
-		network.IP = net.ParseIP(addr[:len(addr)-3])
-		return netlink.AddrAdd(l, &netlink.Addr{IPNet: network})
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
+// pair is a gateway with a consumer VM and a provider VM, both 10.0.1.4 in their networks, and its State:
+// one endpoint 10.0.1.10, port 80, to port 8080.
+func newPair(t *testing.T) (g *gateway, consumer, provider *lab.Namespace, s State) {
+	g = newGateway(t)
+	consumer = g.VM(g.ns, "consumer", "10.0.1.4/16", lab.VethOptions{})
+	provider = g.VM(g.ns, "provider", "10.0.1.4/16", lab.VethOptions{})
+	return g, consumer, provider, small()
 }
 
-// small is a State with one link between two networks on eth0 and eth1.
 func small() State {
+	prefix := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
+	backend := netip.MustParseAddr("10.0.1.4")
 	return State{
 		Revision: 1,
 		Networks: []Network{
-			{Key: "consumer", Attachments: []Attachment{{Interface: "eth0", Mode: ModeTC}}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}},
-			{Key: "provider", Attachments: []Attachment{{Interface: "eth1", Mode: ModeTC}}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}},
+			{Key: "consumers", Attachments: []Attachment{{Interface: "consumer", Mode: ModeTC}}, Prefixes: prefix},
+			{Key: "providers", Attachments: []Attachment{{Interface: "provider", Mode: ModeTC}}, Prefixes: prefix},
 		},
-		Pools: []Pool{{Key: "pool", Members: []netip.Addr{netip.MustParseAddr("10.0.1.4")}}},
+		Pools: []Pool{{Key: "pool", Members: []netip.Addr{backend}}},
 		RuleSets: []RuleSet{{
-			Key: "service", Network: "provider", Sources: []Source{{Addr: netip.MustParseAddr("10.0.2.5")}},
+			Key: "service", Network: "providers", Sources: []Source{{Addr: netip.MustParseAddr("10.0.2.5")}},
 			Rules: []Rule{{Key: "web", Protocol: ProtocolTCP, Port: 80, BackendPort: 8080, IdleTCP: 300, IdleUDP: 300,
-				Targets: []Target{{Pool: "pool", Addr: netip.MustParseAddr("10.0.1.4"), Weight: 1, Healthy: true}}}},
+				Targets: []Target{{Pool: "pool", Addr: backend, Weight: 1, Healthy: true}}}},
 		}},
-		Links: []Link{{Key: "endpoint", ID: 0x01020304, Network: "consumer", Addr: netip.MustParseAddr("10.0.1.10"), RuleSet: "service", State: LinkApproved, Epoch: 1}},
+		Links: []Link{{Key: "endpoint", ID: 0x01020304, Network: "consumers", Addr: netip.MustParseAddr("10.0.1.10"),
+			RuleSet: "service", State: LinkApproved, Epoch: 1}},
 	}
 }
 
@@ -148,27 +101,5 @@ func TestOpen_TwoDaemons_SecondRefused(t *testing.T) {
 	}
 	if err := Down(context.Background(), g.options()); !errors.Is(err, ErrLocked) {
 		t.Fatalf("down while a daemon runs: %v", err)
-	}
-}
-
-func TestApply_Twice_WritesTheSame(t *testing.T) {
-	g := newGateway(t)
-	g.veth("eth0", "peer0")
-	g.veth("eth1", "peer1")
-	d := g.open()
-	for range 2 {
-		r, err := d.Apply(context.Background(), small())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, a := range r.Attachments {
-			if a.Err != nil {
-				t.Errorf("attach %s: %v", a.Attachment.Interface, a.Err)
-			}
-		}
-	}
-	slot := d.links.find(ident("link", "endpoint"))
-	if l := d.k.links.load(slot); l.LinkId != 0x01020304 || l.State != uint8(LinkApproved) || l.Gen != 1 {
-		t.Errorf("link: %+v", l)
 	}
 }
