@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -19,6 +21,8 @@ type conversation struct {
 	cpu            int
 	client, server *lab.Namespace
 	listen, target netip.AddrPort
+	// header: connections begin with a PROXY protocol header, version 1 or 2, which the server reads first.
+	header bool
 }
 
 // patience is how long a system call may block before the run fails.
@@ -87,6 +91,12 @@ func (c *conversation) serve(fd int) error {
 		}
 		_ = unix.SetsockoptTimeval(conn, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience)
 		_ = unix.SetsockoptInt(conn, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		if c.header {
+			if err := skipHeader(conn); err != nil {
+				_ = unix.Close(conn)
+				return err
+			}
+		}
 		for {
 			n, err := again(func() (int, error) { return unix.Read(conn, b[:]) })
 			if err != nil || n == 0 {
@@ -100,8 +110,46 @@ func (c *conversation) serve(fd int) error {
 	}
 }
 
+// skipHeader reads a PROXY protocol header and nothing behind it.
+func skipHeader(conn int) error {
+	var b [107]byte // the longest of version 1
+	peek := func(n int) ([]byte, error) {
+		got, err := again(func() (int, error) {
+			got, _, err := unix.Recvfrom(conn, b[:n], unix.MSG_PEEK|unix.MSG_WAITALL)
+			return got, err
+		})
+		if err == nil && got < 16 {
+			err = fmt.Errorf("%d bytes only", got)
+		}
+		return b[:max(got, 0)], err
+	}
+	head, err := peek(16)
+	if err != nil {
+		return fmt.Errorf("read PROXY header: %w", err)
+	}
+	length := 0
+	if head[0] == 'P' {
+		got, _, err := unix.Recvfrom(conn, b[:], unix.MSG_PEEK)
+		end := bytes.IndexByte(b[:max(got, 0)], '\n')
+		if err != nil || end < 0 {
+			return fmt.Errorf("read PROXY header: no end of line: %w", err)
+		}
+		length = end + 1
+	} else {
+		length = 16 + int(binary.BigEndian.Uint16(head[14:]))
+	}
+	if length > len(b) {
+		return fmt.Errorf("read PROXY header: %d bytes long", length)
+	}
+	_, err = again(func() (int, error) {
+		n, _, err := unix.Recvfrom(conn, b[:length], unix.MSG_WAITALL)
+		return n, err
+	})
+	return err
+}
+
 // with runs fn on the client's side while the server serves.
-func (c *conversation) with(fn func() error) error {
+func (c *conversation) with(serve func(fd int) error, fn func() error) error {
 	var fd int
 	err := c.server.Do(func() (err error) {
 		if fd, err = socket(); err != nil {
@@ -117,7 +165,7 @@ func (c *conversation) with(fn func() error) error {
 		return err
 	}
 	served := make(chan error, 1)
-	go func() { served <- on(c.cpu, c.server, func() error { return c.serve(fd) }) }()
+	go func() { served <- on(c.cpu, c.server, func() error { return serve(fd) }) }()
 	err = on(c.cpu, c.client, fn)
 	_ = unix.Shutdown(fd, unix.SHUT_RDWR)
 	err = errors.Join(err, <-served)
@@ -161,7 +209,7 @@ func exchange(fd int) error {
 func (c *conversation) connections(ctx context.Context, d time.Duration) (float64, error) {
 	var n int
 	var took time.Duration
-	err := c.with(func() error {
+	err := c.with(c.serve, func() error {
 		start := time.Now()
 		for ; took < d; took = time.Since(start) {
 			if err := ctx.Err(); err != nil {
@@ -186,7 +234,7 @@ func (c *conversation) connections(ctx context.Context, d time.Duration) (float6
 // latency is the median time in microseconds of a request and its response on an open connection.
 func (c *conversation) latency(ctx context.Context, d time.Duration) (float64, error) {
 	var times Series
-	err := c.with(func() error {
+	err := c.with(c.serve, func() error {
 		fd, err := c.dial(clientAddress(0))
 		if err != nil {
 			return err
@@ -205,4 +253,58 @@ func (c *conversation) latency(ctx context.Context, d time.Duration) (float64, e
 		return nil
 	})
 	return times.Median(), err
+}
+
+// bulk is the rate in bit/s at which one connection carries data from client to server.
+func (c *conversation) bulk(ctx context.Context, d time.Duration) (float64, error) {
+	var rate float64
+	received := make(chan int, 1)
+	swallow := func(fd int) error {
+		conn, err := again(func() (int, error) {
+			conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+			return conn, err
+		})
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		defer func() { _ = unix.Close(conn) }()
+		b := make([]byte, 1<<18)
+		var total int
+		for {
+			n, err := again(func() (int, error) { return unix.Read(conn, b) })
+			if err != nil {
+				return fmt.Errorf("receive: %w", err)
+			}
+			if n == 0 {
+				received <- total
+				return nil
+			}
+			total += n
+		}
+	}
+	err := c.with(swallow, func() error {
+		fd, err := c.dial(clientAddress(0))
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 1<<17)
+		start := time.Now()
+		for time.Since(start) < d && err == nil {
+			if err = ctx.Err(); err == nil {
+				_, err = again(func() (int, error) { return unix.Write(fd, b) })
+			}
+		}
+		_ = unix.Shutdown(fd, unix.SHUT_WR)
+		if err == nil {
+			select {
+			case n := <-received:
+				rate = float64(n) * 8 / time.Since(start).Seconds()
+			case <-time.After(10 * time.Second):
+				err = errors.New("the end of the stream did not arrive in 10 s")
+			}
+		}
+		_ = unix.Close(fd)
+		return err
+	})
+	return rate, err
 }

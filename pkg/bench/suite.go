@@ -80,6 +80,13 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 			return nil, err
 		}
 	}
+	if o.wants("proxy") {
+		if err := inLab(ctx, func(l *lab.Lab) error {
+			return ProxyPath(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewHaproxy(o.CPU), NewNginx(o.CPU)})
+		}); err != nil {
+			return nil, err
+		}
+	}
 	p.Done()
 	return r, r.write(o.Dir)
 }
@@ -172,4 +179,4 @@ func machine(o Options) []string {
 }
 
 // Parts of a run, for Options.Only.
-var Parts = []string{"packets", "tcp"}
+var Parts = []string{"packets", "tcp", "proxy"}
