@@ -56,11 +56,9 @@ func loadKernel(f *folder, want sizes) (_ *kernel, err error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w (needs root or CAP_SYS_RESOURCE)", err)
 	}
-	specs := make(map[string]*ebpf.CollectionSpec)
-	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"control": loadBpf, "tc": loadTc, "xdp": loadXdp} {
-		if specs[name], err = load(); err != nil {
-			return nil, fmt.Errorf("read the %s object: %w", name, err)
-		}
+	specs, err := LoadSpecs()
+	if err != nil {
+		return nil, err
 	}
 	k := &kernel{maps: make(map[string]*ebpf.Map)}
 	defer func() {
@@ -68,7 +66,7 @@ func loadKernel(f *folder, want sizes) (_ *kernel, err error) {
 			k.close()
 		}
 	}()
-	if err := k.loadMaps(f, specs["control"], want); err != nil {
+	if err := k.loadMaps(f, specs, want); err != nil {
 		return nil, err
 	}
 	if err := k.mapArrays(); err != nil {
@@ -80,19 +78,28 @@ func loadKernel(f *folder, want sizes) (_ *kernel, err error) {
 	return k, k.pin(f)
 }
 
-// own are the specs of the maps that are pinned: not the objects' own data sections.
+// private are maps that each object has for itself: per-CPU scratch space, which must not be shared
+// with programs that these may interrupt.
+var private = map[string]bool{"scratch_v1": true, "new_domain_v1": true}
+
+// own are the specs of the maps that the objects share: neither private nor data sections.
 func own(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {
 	maps := make(map[string]*ebpf.MapSpec)
 	for name, m := range spec.Maps {
-		if !strings.HasPrefix(name, ".") {
+		if !strings.HasPrefix(name, ".") && !private[name] {
 			maps[name] = m
 		}
 	}
 	return maps
 }
 
-func (k *kernel) loadMaps(f *folder, spec *ebpf.CollectionSpec, want sizes) error {
-	maps := own(spec)
+func (k *kernel) loadMaps(f *folder, specs Specs, want sizes) error {
+	maps := make(map[string]*ebpf.MapSpec)
+	for _, spec := range specs.all() {
+		for name, m := range own(spec) {
+			maps[name] = m
+		}
+	}
 	k.maglevSpec = maps[mapMaglev].InnerMap
 	pinned, err := ebpf.LoadPinnedMap(f.maps(mapConfig), nil)
 	switch {
@@ -311,13 +318,12 @@ func (k *kernel) constants() (map[string]any, error) {
 	}, nil
 }
 
-func (k *kernel) loadPrograms(specs map[string]*ebpf.CollectionSpec) error {
+func (k *kernel) loadPrograms(specs Specs) error {
 	constants, err := k.constants()
 	if err != nil {
 		return err
 	}
-	dropReasons(specs["control"])
-	for object, spec := range specs {
+	for object, spec := range specs.all() {
 		for name, value := range constants {
 			v, ok := spec.Variables[name]
 			if !ok {

@@ -39,6 +39,9 @@ type plan struct {
 	claims     map[neigh.Key]bool
 	wants      map[neigh.Key]neigh.Want
 	unresolved map[Address]bool
+	// everyPort are backends that some rule uses for every port: all rules then share
+	// one port domain for them, or two domains would give out one port.
+	everyPort map[Address]bool
 }
 
 type planPort struct {
@@ -90,7 +93,7 @@ func (d *Dataplane) compile(state State) (*plan, error) {
 		keepNatsets: make(map[uint64]bool), keepBackends: make(map[uint64]bool),
 		keepRules: make(map[uint64]bool), keepLinks: make(map[uint64]bool),
 		claims: make(map[neigh.Key]bool), wants: make(map[neigh.Key]neigh.Want),
-		unresolved: make(map[Address]bool),
+		unresolved: make(map[Address]bool), everyPort: make(map[Address]bool),
 	}
 	for _, step := range []func(*plan) error{
 		d.planNetworks, d.syncInterfaces, d.planClaims, d.planPools, d.planRuleSets, d.planRetired, d.planLinks,
@@ -216,6 +219,15 @@ func (d *Dataplane) planPools(p *plan) error {
 }
 
 func (d *Dataplane) planRuleSets(p *plan) error {
+	for _, rs := range p.state.RuleSets {
+		for _, r := range rs.Rules {
+			for _, t := range r.Targets {
+				if r.Port == 0 {
+					p.everyPort[Address{rs.Network, t.Addr}] = true
+				}
+			}
+		}
+	}
 	for i := range p.state.RuleSets {
 		rs := &p.state.RuleSets[i]
 		id := ident("service", rs.Key)
@@ -287,9 +299,6 @@ func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32)
 		return err
 	}
 	rule := bpfRule{Ident: id, Service: service, Nat: nat, BackendPort: portOrder(r.BackendPort), Distribution: uint8(r.Distribution)}
-	if r.Port == 0 {
-		rule.Flags |= uint8(bpfRuleFlagsRULE_HA)
-	}
 	key := bpfRuleKey{Service: service, Port: portOrder(r.Port), Proto: uint8(r.Protocol)}
 	if _, ok := p.ruleIndex[key]; ok {
 		return fmt.Errorf("compile rule set %s: two rules for protocol %d port %d", rs.Key, r.Protocol, r.Port)
@@ -328,7 +337,7 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t Target, rule uin
 	if r.TCPReset {
 		b.Flags |= uint8(bpfBackendFlagsBACKEND_TCP_RESET)
 	}
-	if r.Port == 0 {
+	if p.everyPort[Address{rs.Network, t.Addr}] {
 		b.Flags |= uint8(bpfBackendFlagsBACKEND_HA)
 	}
 	resolved := d.locate(p, rs.Network, t.Addr, &b)
@@ -513,6 +522,10 @@ func (d *Dataplane) planRetired(p *plan) error {
 			return
 		}
 		p.keepBackends[id] = true
+		b.Flags &^= uint8(bpfBackendFlagsBACKEND_HA)
+		if p.everyPort[Address{keys[b.Vnet], fromNetOrder(b.Addr)}] {
+			b.Flags |= uint8(bpfBackendFlagsBACKEND_HA)
+		}
 		if keys[b.Vnet] != d.inner.Network {
 			kept := b
 			d.locate(p, keys[b.Vnet], fromNetOrder(b.Addr), &kept)

@@ -6,53 +6,60 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// The values of the maps as the programs see them, addresses and ports in network order. For tests
-// that fill maps themselves and compare what the programs made of them (pkg/model).
+// The values of the maps as C has them (bpf/types.h), for the packages that test the programs
+// without this one around them: pkg/model compares every entry.
 type (
-	RawFlow       = bpfFlow
-	RawIface      = bpfIface
-	RawOut        = bpfOut
-	RawLink       = bpfLink
-	RawUsage      = bpfUsage
-	RawTable      = bpfTable
-	RawRule       = bpfRule
-	RawRuleKey    = bpfRuleKey
-	RawRuleRef    = bpfRuleRef
-	RawNatset     = bpfNatset
-	RawBackend    = bpfBackend
 	RawAddress    = bpfAddress
 	RawAddressKey = bpfAddressKey
+	RawBackend    = bpfBackend
+	RawConfig     = bpfConfig
 	RawDial       = bpfDial
 	RawDialKey    = bpfDialKey
 	RawDomain     = bpfDomain
 	RawDomainKey  = bpfDomainKey
+	RawEvent      = bpfEvent
+	RawFlow       = bpfFlow
+	RawIface      = bpfIface
+	RawLink       = bpfLink
 	RawLinkStats  = bpfLinkStats
+	RawNatset     = bpfNatset
+	RawOut        = bpfOut
 	RawReason     = bpfReasonStats
+	RawBucket     = bpfBucket
+	RawRule       = bpfRule
+	RawRuleKey    = bpfRuleKey
+	RawRuleRef    = bpfRuleRef
 	RawSweep      = bpfSweep
+	RawTable      = bpfTable
 	RawTestInput  = bpfTestInput
+	RawUsage      = bpfUsage
 	RawVerdict    = bpfVerdict
 )
 
-// Specs are the programs as they are built into the binary, not yet loaded.
+// Specs are the three objects, not loaded.
 type Specs struct {
-	TC      *ebpf.CollectionSpec
-	XDP     *ebpf.CollectionSpec
-	Control *ebpf.CollectionSpec // sweep, iterator and what else packets do not run
+	Control, TC, XDP *ebpf.CollectionSpec
 }
 
-// LoadSpecs returns fresh copies that the caller may change before loading them, as tests do
-// (time and randomness as inputs, small maps, faults).
+// LoadSpecs reads the objects. Each call gives new ones, to be changed at will.
 func LoadSpecs() (Specs, error) {
 	var s Specs
-	var err error
-	if s.TC, err = loadTc(); err != nil {
-		return Specs{}, fmt.Errorf("read program tc: %w", err)
-	}
-	if s.XDP, err = loadXdp(); err != nil {
-		return Specs{}, fmt.Errorf("read program xdp: %w", err)
-	}
-	if s.Control, err = loadBpf(); err != nil {
-		return Specs{}, fmt.Errorf("read program control: %w", err)
+	for _, object := range []struct {
+		name string
+		to   **ebpf.CollectionSpec
+		load func() (*ebpf.CollectionSpec, error)
+	}{{"control", &s.Control, loadBpf}, {"tc", &s.TC, loadTc}, {"xdp", &s.XDP, loadXdp}} {
+		spec, err := object.load()
+		if err != nil {
+			return Specs{}, fmt.Errorf("read the %s object: %w", object.name, err)
+		}
+		dropReasons(spec)
+		*object.to = spec
 	}
 	return s, nil
+}
+
+// all are the objects by name.
+func (s Specs) all() map[string]*ebpf.CollectionSpec {
+	return map[string]*ebpf.CollectionSpec{"control": s.Control, "tc": s.TC, "xdp": s.XDP}
 }

@@ -27,7 +27,7 @@ func TestStressFaults_EachOne_Seen(t *testing.T) {
 		{"lookup without second look at the state", tableFaultFAULT_NO_RECHECK, loadTable, table, 2000, func(r run) bool { return r.counts.Foreign > 0 }},
 		{"insert without lock", tableFaultFAULT_NO_LOCK, loadTable, table, 2000, func(r run) bool { return r.counts.Duplicates > 0 }},
 		{"claim without new sequence", tableFaultFAULT_SAME_SEQUENCE, loadTable, table, 2000, func(r run) bool { return r.counts.SameStates > 0 }},
-		{"live before written", tableFaultFAULT_EARLY_LIVE, loadTable, table, 2000, func(r run) bool { return r.counts.Foreign > 0 }},
+		{"live before written", tableFaultFAULT_EARLY_LIVE, loadTable, table, 2000, func(r run) bool { return r.counts.Foreign+r.counts.Ghosts+r.torn > 0 }},
 		{"bit after live", tableFaultFAULT_BIT_LATE, loadTable, crowded, 0, func(r run) bool { return r.counts.StaleBits > 0 }},
 		{"bit stays", tableFaultFAULT_BIT_STAYS, loadTable, table, 2000, damaged},
 		{"end without compare", tableFaultFAULT_BLIND_END, loadTable, table, 2000, func(r run) bool { return r.counts.Missing > 0 && !r.heldUp(table) || damaged(r) }},
