@@ -67,7 +67,7 @@ static __always_inline bool has_other_half(struct flow *f, __u32 state, __u32 cl
 
 static __noinline int open_pair(struct worker *w, __u32 client, __u32 now)
 {
-	struct flow_insert a = {}, b = {};
+	struct flow_insert a = {};
 	struct flow *f, *r;
 	struct counts *c;
 	struct port *p;
@@ -107,26 +107,27 @@ static __noinline int open_pair(struct worker *w, __u32 client, __u32 now)
 	if (!r)
 		return 0;
 	FLOW_PAUSE();
-	b = (struct flow_insert){.key = forward_key(client), .twin = reverse, .now = now};
-	stress_fill(&b.rw, client, stress_random(w), port, 0);
-	result = flow_insert(&b);
-	stress_count_insert(c, result, &b);
+	a = (struct flow_insert){.key = forward_key(client), .twin = reverse, .now = now};
+	stress_fill(&a.rw, client, stress_random(w), port, 0);
+	result = flow_insert(&a);
+	stress_count_insert(c, result, &a);
 	if (result != FLOW_NEW) {
 		c->overtaken += result == FLOW_EXISTS;
-		c->foreign += result == FLOW_EXISTS && !stress_whole(&b.rw, client);
+		c->foreign += result == FLOW_EXISTS && !stress_whole(&a.rw, client);
 		/* It carried no packet: no rest. */
 		c->ended += flow_end(r, reverse_state, now - stress_rest);
 		return 0;
 	}
 	FLOW_PAUSE();
-	f = flow_at(b.slot);
+	f = flow_at(a.slot);
 	if (!f)
 		return 0;
-	if (!flow_link(r, reverse_state, b.slot) || !flow_same(f, b.state))
+	if (!flow_link(r, reverse_state, a.slot) || !flow_same(f, a.state))
 		flow_end(r, reverse_state, now);
 	return 0;
 }
 
+/* A packet of a client; the number of that client if it needs a new pair, else -1. */
 static __noinline int packet(struct worker *w, __u64 random, __u32 now)
 {
 	__u32 client, slot, state, stamp, port, twin, twin_state, twin_stamp;
@@ -136,7 +137,7 @@ static __noinline int packet(struct worker *w, __u64 random, __u32 now)
 	struct flow *f, *t;
 
 	if (!w)
-		return 0;
+		return -1;
 	c = &w->counts;
 	client = stress_scale(random, clients);
 	key = forward_key(client);
@@ -145,7 +146,7 @@ static __noinline int packet(struct worker *w, __u64 random, __u32 now)
 		c->hits++;
 		if (!stress_whole(&rw, client)) {
 			c->foreign++;
-			return 0;
+			return -1;
 		}
 		port = rw.daddr;
 		c->lone_halves += !has_other_half(f, state, client, port);
@@ -159,13 +160,11 @@ static __noinline int packet(struct worker *w, __u64 random, __u32 now)
 				FLOW_READ(f->stamp) = now;
 			else if (t)
 				FLOW_READ(t->stamp) = now;
-			return 0;
+			return -1;
 		}
 		end_pair(c, f, slot, state, port, now);
 	}
-	if (random >> 58 & 1)
-		open_pair(w, client, now);
-	return 0;
+	return random >> 58 & 1 ? (int)client : -1;
 }
 
 static __noinline int sweep_step(struct worker *w, __u32 now)
@@ -203,10 +202,13 @@ static long step(__u32 turn, struct run *run)
 {
 	struct worker *w = bpf_map_lookup_elem(&workers, &run->worker);
 	__u32 now = stress_clock();
+	int client;
 
 	if (!w)
 		return 1;
-	packet(w, stress_random(w), now);
+	client = packet(w, stress_random(w), now);
+	if (client >= 0)
+		open_pair(w, client, now);
 	sweep_step(w, now);
 	sweep_step(w, now);
 	w->counts.operations++;
