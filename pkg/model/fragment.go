@@ -114,7 +114,9 @@ func (m *Machine) progress(n uint32, p *packet) {
 
 // laterFragment decides on a fragment without ports: it goes the way of its first.
 func (m *Machine) laterFragment(p *packet) verdict {
-	if !m.address(p).ours() && !p.in.Inner {
+	a := m.address(p)
+	p.link = a.Link
+	if !a.ours() && !p.in.Inner {
 		return other(OtherIPv4)
 	}
 	if p.fragmentBytes() == 0 {

@@ -77,7 +77,7 @@ func other(r Reason) verdict { return verdict{action: ActionPass, reason: r} }
 
 // Packet decides on one frame.
 func (m *Machine) Packet(in Input) Decision {
-	p := &packet{frame: append(m.buffer[:0], in.Frame...), inKey: InterfaceKey{in.Interface, in.VLAN}}
+	p := &packet{frame: append(m.buffer[:0], in.Frame...), inKey: InterfaceKey{in.Interface, in.VLAN}, gso: in.GSO}
 	length := len(p.frame)
 	v := m.receive(p)
 	if v.action == ActionPass && (p.in == nil || !p.in.PassOther) {
@@ -300,11 +300,9 @@ func (m *Machine) absent(p *packet, stale uint32) verdict {
 func (m *Machine) admit(p *packet) (opening, verdict) {
 	var o opening
 	a := m.address(p)
+	p.link = a.Link
 	if !a.ours() && !p.in.Inner {
 		return o, other(OtherIPv4)
-	}
-	if a.ours() {
-		p.link = a.Link
 	}
 	if p.isFragment() && (p.bad || p.fragmentBytes() == 0) {
 		return o, drop(FragmentBad)
@@ -359,13 +357,13 @@ func (m *Machine) admitDial(p *packet) (opening, verdict) {
 	if !ok {
 		return opening{}, drop(NoDial)
 	}
-	b := m.Backends[d.Backend]
-	if b == nil || b.Gen != d.BackendGen {
-		return opening{}, drop(NoBackend)
-	}
 	p.link = d.Link
 	if !m.carries(d.Link, d.LinkGen) {
 		return opening{}, drop(NotApproved)
+	}
+	b := m.Backends[d.Backend]
+	if b == nil || b.Gen != d.BackendGen {
+		return opening{}, m.refuse(p, NoBackend, true)
 	}
 	o := opening{link: d.Link, linkGen: d.LinkGen, nat: d.NAT, backend: d.Backend, backendPort: d.Port, flags: FlagInner}
 	if b.HA {
@@ -409,7 +407,7 @@ func (m *Machine) check(p *packet, to path, mtu uint16) (path, verdict) {
 		return to, drop(NoOutput)
 	}
 	to.vnet = o.VNet
-	if len(p.ip) > int(mtu) {
+	if p.size() > int(mtu) {
 		reason := TooBigMayFragment
 		if p.fragment&mayNotFrag != 0 {
 			reason = TooBig
@@ -436,12 +434,13 @@ func (m *Machine) forward(p *packet, rw *Rewrite, to path) verdict {
 func (m *Machine) leave(p *packet, rw *Rewrite, to path) verdict {
 	if rw.Flags&FlagInner == 0 {
 		s := m.stats(rw.Link)
+		packets, bytes := p.counts()
 		if rw.reverse() {
-			s.PacketsOut++
-			s.BytesOut += uint64(len(p.ip))
+			s.PacketsOut += packets
+			s.BytesOut += bytes
 		} else {
-			s.PacketsIn++
-			s.BytesIn += uint64(len(p.ip))
+			s.PacketsIn += packets
+			s.BytesIn += bytes
 		}
 	}
 	return verdict{action: ActionRedirect, out: to.out}
@@ -470,4 +469,20 @@ func (p *packet) rewrite(rw *Rewrite, to path, id uint16, ports bool) {
 	} else {
 		adjustField(p.l4, 6, change, true)
 	}
+}
+
+// Hit is the live entry that a frame matches by its ports, nil if there is none. For who counts.
+func (m *Machine) Hit(in Input) *Slot {
+	p := &packet{frame: in.Frame, in: m.Interfaces[InterfaceKey{in.Interface, in.VLAN}]}
+	if p.in == nil || len(p.frame) < ethernet || binary.BigEndian.Uint16(p.frame[12:]) != etherIPv4 ||
+		p.parseIPv4() != None || !p.isFirst() || p.key.Proto != TCP && p.key.Proto != UDP {
+		return nil
+	}
+	if p.parseL4(); p.bad {
+		return nil
+	}
+	if n, ok := m.Table.find(p.key); ok {
+		return &m.Table.Slots[n]
+	}
+	return nil
 }

@@ -18,6 +18,13 @@ type Input struct {
 	Frame     []byte
 	Interface uint32
 	VLAN      uint16 // of a tag that the frame no longer contains, 0 = untagged
+	GSO       GSO    // of a super-packet
+}
+
+// GSO says that a frame stands for several: each of the segments it will be cut into carries at most
+// Size bytes of payload behind a copy of the headers.
+type GSO struct {
+	Size, Segments uint32 // 0 = an ordinary frame
 }
 
 // Decision is what becomes of it.
@@ -43,6 +50,7 @@ type packet struct {
 	flags    uint8 // of TCP
 	payload  int   // bytes of TCP payload
 	bad      bool  // the L4 header is malformed
+	gso      GSO
 
 	link uint32 // slot of the link it belongs to, 0 = not known
 }
@@ -113,4 +121,21 @@ func isMartian(k Key) bool {
 // isOpener says whether the packet can open a flow: any UDP datagram, and a TCP SYN alone (rule 7).
 func (p *packet) isOpener() bool {
 	return p.key.Proto != TCP || p.flags&(SYN|ACK|RST|FIN) == SYN
+}
+
+// size is the length of the IP packet that has to fit an output: of a super-packet the largest segment's.
+func (p *packet) size() int {
+	if headers := len(p.ip) - p.payload; p.gso.Size != 0 && int(p.gso.Size)+headers < len(p.ip) {
+		return int(p.gso.Size) + headers
+	}
+	return len(p.ip)
+}
+
+// counts is how many packets and bytes of IP packets go over a wire.
+func (p *packet) counts() (packets, bytes uint64) {
+	if p.gso.Size != 0 && p.gso.Segments > 1 {
+		more := uint64(p.gso.Segments - 1)
+		return 1 + more, uint64(len(p.ip)) + more*uint64(len(p.ip)-p.payload)
+	}
+	return 1, uint64(len(p.ip))
 }
