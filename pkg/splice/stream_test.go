@@ -66,6 +66,29 @@ func TestStream_HalfClose_OtherDirectionGoesOn(t *testing.T) {
 	}
 }
 
+// TestStream_EndsBeforeAllIsDelivered_NothingIsLost: what is still in the kernel when both ends have
+// closed must reach a slow reader, although an unfinished connection is reset on close.
+func TestStream_EndsBeforeAllIsDelivered_NothingIsLost(t *testing.T) {
+	r := startRig(t, nil)
+	consumer, server := r.pair()
+	if err := consumer.SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := consumer.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	mustEOF(t, server)
+	const size = 200_000
+	if _, err := server.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	eventually(t, "finished with data on its way", func() bool { return r.server.Stats().Finished == 1 })
+	if n, err := io.Copy(io.Discard, consumer); err != nil || n != size {
+		t.Errorf("read %d bytes, %v, want %d", n, err, size)
+	}
+}
+
 func TestStream_Reset_PassedOnAsReset(t *testing.T) {
 	for name, clientFirst := range map[string]bool{"by client": true, "by backend": false} {
 		t.Run(name, func(t *testing.T) {
