@@ -90,6 +90,10 @@ func (d *Dataplane) apply(state State) error {
 	d.announceReturned(p, now)
 	d.plan = p
 	d.wake()
+	if d.ending {
+		d.ending = false
+		poke(d.sweeper)
+	}
 	return nil
 }
 
@@ -256,6 +260,9 @@ func (d *Dataplane) writeLinks(p *plan) error {
 		l.Gen = old.Gen
 		if old.Ident != l.Ident {
 			l.Gen++
+			if err := d.k.clearStats(slot); err != nil {
+				return err
+			}
 		}
 		d.k.links.store(slot, l, wordLink)
 	}

@@ -73,6 +73,7 @@ type Dataplane struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 	wakeups chan struct{}
+	sweeper chan struct{} // a sweep is wanted at once
 
 	// mu guards everything below, and every write to a map.
 	mu       sync.Mutex
@@ -97,9 +98,9 @@ type Dataplane struct {
 	sweeps  uint64 // complete ones
 	swept   time.Time
 	pass    SweepStats
-	ending  bool               // flows were revoked: both ends are owed a RST
+	ending  bool               // flows were revoked: the sweep is to find them now
 	gone    map[neigh.Key]bool // NAT IPs whose flows are to end
-	nudged  map[nudge]bool
+	nudged  map[nudge]int
 	readers sync.RWMutex // held for reading while somebody uses the kernel's memory without mu
 }
 
@@ -121,7 +122,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	}
 	d := &Dataplane{
 		opts: opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
-		wakeups: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), nudged: make(map[nudge]bool),
+		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool),
 	}
 	defer func() {
 		if err != nil {

@@ -36,19 +36,18 @@ func (d *Dataplane) begin(ctx context.Context) error {
 		return errors.Join(err, events.Close())
 	}
 	changes := make(chan struct{}, 1)
-	sweepNow := make(chan struct{}, 1)
 	if err := d.watchDevices(ctx, features, changes); err != nil {
 		d.stop()
 		return errors.Join(err, events.Close())
 	}
-	d.done.Go(func() { d.readEvents(events, sweepNow) })
+	d.done.Go(func() { d.readEvents(events) })
 	d.done.Go(func() {
 		<-ctx.Done()
 		// Ends readEvents.
 		_ = events.Close()
 	})
 	d.done.Go(func() { d.attend(ctx, changes) })
-	d.done.Go(func() { d.sweepLoop(ctx, sweepNow) })
+	d.done.Go(func() { d.sweepLoop(ctx) })
 	return nil
 }
 
@@ -107,15 +106,18 @@ func (d *Dataplane) attendOnce(look bool) time.Time {
 }
 
 // wake makes attend look what is due.
-func (d *Dataplane) wake() {
+func (d *Dataplane) wake() { poke(d.wakeups) }
+
+// poke leaves a message in a channel that has room for one, unless one is there.
+func poke(c chan<- struct{}) {
 	select {
-	case d.wakeups <- struct{}{}:
-	default: // it is awake
+	case c <- struct{}{}:
+	default:
 	}
 }
 
 // readEvents takes what the packet programs report, until the reader is closed.
-func (d *Dataplane) readEvents(reader *ringbuf.Reader, sweepNow chan<- struct{}) {
+func (d *Dataplane) readEvents(reader *ringbuf.Reader) {
 	var record ringbuf.Record
 	for {
 		err := reader.ReadInto(&record)
@@ -135,10 +137,7 @@ func (d *Dataplane) readEvents(reader *ringbuf.Reader, sweepNow chan<- struct{})
 		case bpfEventTypeEVENT_ARP:
 			d.heard(e)
 		case bpfEventTypeEVENT_SWEEP:
-			select {
-			case sweepNow <- struct{}{}:
-			default: // one is due already
-			}
+			poke(d.sweeper)
 		}
 	}
 }
@@ -162,12 +161,7 @@ func (d *Dataplane) heard(e bpfEvent) {
 
 // watchDevices lets changes know of every change of an interface, an address or its xdp-features.
 func (d *Dataplane) watchDevices(ctx context.Context, features *nl.NetlinkSocket, changes chan<- struct{}) error {
-	changed := func() {
-		select {
-		case changes <- struct{}{}:
-		default: // attend will look anyway
-		}
-	}
+	changed := func() { poke(changes) }
 	if features != nil {
 		d.done.Go(func() {
 			<-ctx.Done()

@@ -31,9 +31,9 @@ func (d *Dataplane) Sweep() (ended time.Time, count uint64, last SweepStats) {
 	return d.swept, d.sweeps, d.pass
 }
 
-// sweepLoop sweeps every second, and at once when a port domain is nearly full. It begins with the
+// sweepLoop sweeps every second, and at once when a port domain is nearly full or something was revoked. It begins with the
 // first State: before that, nobody knows which links are to be.
-func (d *Dataplane) sweepLoop(ctx context.Context, now <-chan struct{}) {
+func (d *Dataplane) sweepLoop(ctx context.Context) {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
@@ -41,7 +41,7 @@ func (d *Dataplane) sweepLoop(ctx context.Context, now <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-now:
+		case <-d.sweeper:
 		}
 		d.mu.Lock()
 		ready := d.applied
@@ -52,7 +52,9 @@ func (d *Dataplane) sweepLoop(ctx context.Context, now <-chan struct{}) {
 		if err := d.sweepOnce(ctx); err != nil && ctx.Err() == nil {
 			d.log.WithError(err).Error("sweeping the flow table")
 		}
-		d.endFlows(ctx)
+		if err := d.endFlows(ctx); err != nil && ctx.Err() == nil {
+			d.log.WithError(err).Error("ending flows")
+		}
 	}
 }
 

@@ -1,0 +1,73 @@
+package traffic
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+// eachMode runs a test with TC alone, with XDP in front of it, and with one side each.
+func eachMode(t *testing.T, test func(t *testing.T, o rigOptions)) {
+	for name, o := range map[string]rigOptions{
+		"tc":                    {},
+		"xdp":                   {consumer: dataplane.ModeXDP, provider: dataplane.ModeXDP},
+		"consumer xdp":          {consumer: dataplane.ModeXDP},
+		"provider xdp":          {provider: dataplane.ModeXDP},
+		"xdp on wires":          {consumer: dataplane.ModeXDP, provider: dataplane.ModeXDP, wire: wire()},
+		"tc, output completes":  {wire: lab.VethOptions{A: lab.EndOptions{Off: offloads}}},
+		"xdp, output completes": {consumer: dataplane.ModeXDP, provider: dataplane.ModeXDP, wire: lab.VethOptions{A: lab.EndOptions{Off: offloads}}},
+	} {
+		t.Run(name, func(t *testing.T) { test(t, o) })
+	}
+}
+
+// wire makes a veth look like a cable: complete checksums, no segmentation, and ends that take XDP frames.
+func wire() lab.VethOptions {
+	return lab.VethOptions{B: lab.EndOptions{Off: offloads, On: []string{"rx-gro"}}}
+}
+
+func TestPrograms_WebSecureShellAndNames_WorkThroughTheLink(t *testing.T) {
+	eachMode(t, func(t *testing.T, o rigOptions) {
+		r := newRig(t, o)
+		ctx := r.context(time.Minute)
+		web := r.backend.Nginx(ctx, lab.NginxOptions{Listen: []string{backendIP + ":80"}, Files: map[string]string{"index.html": "behind the link\n"}})
+		shell := r.backend.Sshd(ctx, backendIP+":22")
+		r.backend.Dnsmasq(ctx, backendIP+":53", map[string]string{"db.example": "192.0.2.7"})
+
+		c := r.consumers[0]
+		out, err := c.Run(ctx, "curl", "-sS", "--max-time", "5", "http://"+endpointIP+"/")
+		if err != nil || out != "behind the link\n" {
+			t.Errorf("curl: %q, %v", out, err)
+		}
+		if log := web.AccessLog(); len(log) != 1 || !strings.HasPrefix(log[0], natIP+" ") {
+			t.Errorf("the web server should see the NAT IP %s: %q", natIP, log)
+		}
+		out, err = c.Run(ctx, "ssh", append(shell.ClientArgs(endpointIP, 22), "echo", "logged", "in")...)
+		if err != nil || out != "logged in\n" {
+			t.Errorf("ssh: %q, %v", out, err)
+		}
+		for _, args := range [][]string{{"+notcp"}, {"+tcp"}} {
+			out, err = c.Run(ctx, "dig", append(args, "+short", "+time=2", "+tries=1", "@"+endpointIP, "db.example")...)
+			if err != nil || out != "192.0.2.7\n" {
+				t.Errorf("dig %v: %q, %v", args, out, err)
+			}
+		}
+	})
+}
+
+func TestPrograms_Iperf3_FinishesBothWays(t *testing.T) {
+	eachMode(t, func(t *testing.T, o rigOptions) {
+		r := newRig(t, o)
+		ctx := r.context(time.Minute)
+		r.backend.Iperf3(ctx, backendIP+":5201")
+		for _, args := range [][]string{{}, {"--reverse"}, {"--udp", "--bitrate", "50M"}, {"--udp", "--bitrate", "50M", "--reverse"}} {
+			args = append([]string{"--client", endpointIP, "--time", "1", "--connect-timeout", "2000"}, args...)
+			if out, err := r.consumers[0].Run(ctx, "iperf3", args...); err != nil {
+				t.Errorf("iperf3 %v: %v\n%s", args, err, out)
+			}
+		}
+	})
+}
