@@ -30,7 +30,7 @@ export BPF2GO_CFLAGS := -O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parame
 	-idirafter /usr/include/$(shell uname -m)-linux-gnu
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test demo bench bench-quick lab-clean clean
+.PHONY: help build generate verify lint format test demo bench bench-quick test-kernels lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -61,6 +61,11 @@ format: ## let gofmt and clang-format rewrite what lint complains about
 test: build ## every test: unit, packet tables, namespaces (root)
 	@test "$$(id -u)" = 0 || { echo "make test: must be root (network namespaces, BPF)"; exit 1; }
 	go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(PKG)
+
+# Emulated machines: about four minutes a kernel. KERNELS="6.1" for one; newest is left out where it cannot be had.
+KERNELS ?=
+test-kernels: ## verifier load, stress and packet tables on Linux 6.1, 6.12 and newest, in VMs
+	scripts/test-kernels $(KERNELS)
 
 demo: build ## the main job in network namespaces, under 30 s (root)
 	bin/privlink demo
