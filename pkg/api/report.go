@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -100,4 +101,56 @@ func (u NATPortUsage) Describe(address string) string {
 		return "0 ports used"
 	}
 	return fmt.Sprintf("%d ports used (fullest: %d of %d to %s %s)", total, fullest.Used, fullest.Size, fullest.Protocol, fullest.Backend)
+}
+
+// BackendState is what keeps a backend from taking new flows, or that nothing does.
+type BackendState string
+
+// Backend states.
+const (
+	BackendUp         BackendState = "Up"
+	BackendDown       BackendState = "Down"       // its probe says so, or adminState
+	BackendUnresolved BackendState = "Unresolved" // nobody answers ARP for its address
+)
+
+// BackendHealth is one backend of one rule.
+type BackendHealth struct {
+	Rule    string       `json:"rule"` // name
+	Pool    string       `json:"pool"` // name
+	Address string       `json:"ipAddress"`
+	State   BackendState `json:"state"`
+	Reason  string       `json:"reason,omitempty"`
+}
+
+// RuleHealth is the health of the backends of a rule.
+type RuleHealth struct {
+	Up       int32           `json:"up"`
+	Down     int32           `json:"down"`
+	Backends []BackendHealth `json:"loadBalancerBackendAddresses"`
+}
+
+// Batch is several writes that are done all or not at all.
+type Batch struct {
+	DryRun bool        `json:"dryRun,omitempty"` // check everything, change nothing
+	Steps  []BatchStep `json:"steps"`
+}
+
+// BatchStep is one write: Put, or where it is null a delete.
+type BatchStep struct {
+	ID      string          `json:"id"`
+	Put     json.RawMessage `json:"put,omitempty"`
+	Cascade bool            `json:"cascade,omitempty"` // of a delete
+}
+
+// BatchResult tells what each step did, or would do.
+type BatchResult struct {
+	Outcomes []BatchOutcome `json:"outcomes"`
+}
+
+// BatchOutcome is a resource before and after its step; nil where there was none or is none.
+type BatchOutcome struct {
+	ID      string   `json:"id"`
+	Before  Resource `json:"before"`
+	After   Resource `json:"after"`
+	Changed bool     `json:"changed"`
 }

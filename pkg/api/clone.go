@@ -1,0 +1,81 @@
+package api
+
+import "reflect"
+
+// Clone is a deep copy of r.
+func Clone[R Resource](r R) R {
+	return deep(reflect.ValueOf(r)).Interface().(R)
+}
+
+// deep copies pointers, slices and maps; everything else is a value already.
+func deep(v reflect.Value) reflect.Value {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.New(v.Type().Elem())
+		c.Elem().Set(deep(v.Elem()))
+		return c
+	case reflect.Slice:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		for i := range v.Len() {
+			c.Index(i).Set(deep(v.Index(i)))
+		}
+		return c
+	case reflect.Map:
+		if v.IsNil() {
+			return v
+		}
+		c := reflect.MakeMapWithSize(v.Type(), v.Len())
+		for iter := v.MapRange(); iter.Next(); {
+			c.SetMapIndex(iter.Key(), deep(iter.Value()))
+		}
+		return c
+	case reflect.Struct:
+		c := reflect.New(v.Type()).Elem()
+		c.Set(v) // what is not exported (an Own's value) is never changed in place
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				c.Field(i).Set(deep(v.Field(i)))
+			}
+		}
+		return c
+	}
+	return v
+}
+
+// References are the ids of everything that r refers to, in the order of its fields.
+func References(r Resource) []string {
+	var list []string
+	collectRefs(reflect.ValueOf(r).Elem().FieldByName("Properties"), &list)
+	return list
+}
+
+func collectRefs(v reflect.Value, list *[]string) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			collectRefs(v.Elem(), list)
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			collectRefs(v.Index(i), list)
+		}
+	case reflect.Struct:
+		if ref, ok := v.Interface().(SubResource); ok {
+			if ref.ID != "" {
+				*list = append(*list, ref.ID)
+			}
+			return
+		}
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				collectRefs(v.Field(i), list)
+			}
+		}
+	}
+}

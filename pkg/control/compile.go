@@ -1,0 +1,369 @@
+package control
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/dataplane"
+)
+
+// snapshot is what there is at one revision. The records in it never change.
+type snapshot struct {
+	revision    uint64
+	records     []*record     // in the order of their keys
+	connections []*connection // in the order of their keys
+}
+
+func (v *view) snapshot() snapshot {
+	s := snapshot{revision: v.revision, records: make([]*record, 0, len(v.records)), connections: make([]*connection, 0, len(v.connections))}
+	for _, r := range v.records {
+		s.records = append(s.records, r)
+	}
+	for _, x := range v.connections {
+		s.connections = append(s.connections, x)
+	}
+	sortRecords(s.records)
+	slices.SortFunc(s.connections, func(a, b *connection) int { return strings.Compare(a.key, b.key) })
+	return s
+}
+
+// compile translates resources into what the kernel has to know. It is a pure function: the same snapshot and
+// health give the same State, whatever order things were made in.
+func compile(s snapshot, health Health) dataplane.State {
+	c := &compiler{health: health, records: make(map[string]*record, len(s.records)), members: map[string][]member{},
+		nats: map[string][]member{}, peers: map[string][]string{}, connections: map[string]*connection{}, held: map[place]bool{}, reserved: map[string][]netip.Addr{}}
+	for _, r := range s.records {
+		c.records[r.key] = r
+		for _, h := range r.holds {
+			c.held[place{h.network, h.addr}] = true
+			if r.resource.Kind() == api.NetworkInterfaces {
+				c.reserved[h.network] = append(c.reserved[h.network], h.addr)
+			}
+		}
+		if nic, ok := r.resource.(*api.NetworkInterface); ok {
+			c.addNIC(r, nic)
+		}
+	}
+	for _, r := range s.records {
+		if network, ok := r.resource.(*api.VirtualNetwork); ok {
+			c.addPeers(r, network)
+		}
+	}
+	for _, x := range s.connections {
+		c.connections[x.endpointKey] = x
+	}
+	state := dataplane.State{Revision: s.revision}
+	for _, r := range s.records {
+		switch resource := r.resource.(type) {
+		case *api.VirtualNetwork:
+			state.Networks = append(state.Networks, c.network(r, resource))
+		case *api.LoadBalancer:
+			c.frontends(&state, r, resource)
+		case *api.PrivateLinkService:
+			state.RuleSets = append(state.RuleSets, c.service(r, resource))
+		case *api.PrivateEndpoint:
+			state.Links = append(state.Links, c.endpoint(r, resource))
+		}
+	}
+	return state
+}
+
+type compiler struct {
+	health      Health
+	records     map[string]*record
+	members     map[string][]member // of pools, by NIC
+	nats        map[string][]member // of inbound NAT rules, by NIC
+	peers       map[string][]string // networks whose clients reach a network's endpoints
+	connections map[string]*connection
+	held        map[place]bool
+	reserved    map[string][]netip.Addr // addresses of NICs, by network
+}
+
+func (c *compiler) addNIC(r *record, nic *api.NetworkInterface) {
+	for i := range nic.Properties.IPConfigurations {
+		config := &nic.Properties.IPConfigurations[i]
+		a, err := netip.ParseAddr(config.Properties.PrivateIPAddress)
+		if err != nil {
+			continue
+		}
+		m := member{id: r.id.Sub(api.IPConfigurations, config.Name).String(), name: nic.Name, addr: a}
+		for _, ref := range config.Properties.LoadBalancerBackendAddressPools {
+			c.members[strings.ToLower(ref.ID)] = append(c.members[strings.ToLower(ref.ID)], m)
+		}
+		for _, ref := range config.Properties.LoadBalancerInboundNATRules {
+			c.nats[strings.ToLower(ref.ID)] = append(c.nats[strings.ToLower(ref.ID)], m)
+		}
+	}
+}
+
+// addPeers notes the networks that a network lets in: those peered in both directions with access allowed
+// by both.
+func (c *compiler) addPeers(r *record, network *api.VirtualNetwork) {
+	for i := range network.Properties.VirtualNetworkPeerings {
+		p := &network.Properties.VirtualNetworkPeerings[i].Properties
+		remote := c.records[lower(p.RemoteVirtualNetwork)]
+		if remote == nil || !allows(p) {
+			continue
+		}
+		back, ok := remote.resource.(*api.VirtualNetwork)
+		if !ok {
+			continue
+		}
+		for j := range back.Properties.VirtualNetworkPeerings {
+			q := &back.Properties.VirtualNetworkPeerings[j].Properties
+			if lower(q.RemoteVirtualNetwork) == r.key && allows(q) {
+				c.peers[r.key] = append(c.peers[r.key], remote.key)
+			}
+		}
+	}
+	slices.Sort(c.peers[r.key])
+}
+
+func allows(p *api.PeeringProperties) bool {
+	return p.AllowVirtualNetworkAccess == nil || *p.AllowVirtualNetworkAccess
+}
+
+func (c *compiler) network(r *record, network *api.VirtualNetwork) dataplane.Network {
+	n := dataplane.Network{Key: r.key, Reserved: c.reserved[r.key]}
+	slices.SortFunc(n.Reserved, netip.Addr.Compare)
+	answers := false
+	for _, a := range network.Properties.Attachments.Or(nil) {
+		hop, _ := netip.ParseAddr(a.NextHop) // "" is the zero Addr
+		n.Attachments = append(n.Attachments, dataplane.Attachment{Interface: a.Interface, VLAN: uint16(a.VLAN), Mode: dataplane.Mode(a.Mode),
+			PassOther: a.PassOther, Exclusive: a.Exclusive, NextHop: hop})
+		answers = answers || a.AnswerGateway
+	}
+	for i := range network.Properties.Subnets {
+		p := prefixOf(&network.Properties.Subnets[i])
+		n.Prefixes = append(n.Prefixes, p)
+		if g := gateway(p); answers && p.Bits() < 31 && !c.held[place{r.key, g}] {
+			n.Gateways = append(n.Gateways, g)
+		}
+	}
+	return n
+}
+
+// frontends makes every frontend reachable from its own network: a rule set, and a link without an id.
+func (c *compiler) frontends(state *dataplane.State, r *record, lb *api.LoadBalancer) {
+	for i := range lb.Properties.FrontendIPConfigurations {
+		f := &lb.Properties.FrontendIPConfigurations[i]
+		a, err := netip.ParseAddr(f.Properties.PrivateIPAddress)
+		subnet, err2 := api.ParseID(lowerID(f.Properties.Subnet), api.ID{})
+		if err != nil || err2 != nil {
+			continue
+		}
+		network := subnet.Parent().Key()
+		key := r.id.Sub(api.FrontendIPConfigurations, f.Name).Key()
+		set := dataplane.RuleSet{Key: key, Network: network, Sources: []dataplane.Source{{Addr: a, Frontend: true}}}
+		set.Rules = c.rules(key, r, lb, []api.SubResource{{ID: key}}, nil)
+		state.RuleSets = append(state.RuleSets, set)
+		state.Links = append(state.Links, dataplane.Link{Key: key, Network: network, Addr: a, Frontend: true, Peers: c.peers[network],
+			RuleSet: key, State: dataplane.LinkApproved})
+	}
+}
+
+func lowerID(ref *api.SubResource) string {
+	if ref == nil {
+		return ""
+	}
+	return ref.ID
+}
+
+func (c *compiler) service(r *record, service *api.PrivateLinkService) dataplane.RuleSet {
+	set := dataplane.RuleSet{Key: r.key}
+	for _, primary := range []bool{true, false} {
+		for i := range service.Properties.IPConfigurations {
+			p := &service.Properties.IPConfigurations[i].Properties
+			if a, err := netip.ParseAddr(p.PrivateIPAddress); err == nil && (p.Primary != nil && *p.Primary) == primary {
+				set.Sources = append(set.Sources, dataplane.Source{Addr: a})
+			}
+		}
+	}
+	for _, d := range r.kept.Draining {
+		set.Sources = append(set.Sources, dataplane.Source{Addr: d.Address, Draining: true})
+	}
+	if len(r.holds) > 0 {
+		set.Network = r.holds[0].network
+	}
+	frontends := service.Properties.LoadBalancerFrontendIPConfigurations
+	if len(frontends) == 0 {
+		return set
+	}
+	id, _ := api.ParseID(frontends[0].ID, api.ID{})
+	rec := c.records[id.Parent().Key()]
+	if rec == nil {
+		return set
+	}
+	if lb, ok := rec.resource.(*api.LoadBalancer); ok {
+		set.Rules = c.rules(r.key, rec, lb, frontends, service)
+	}
+	return set
+}
+
+// rules are what the frontends of a load balancer offer, as a service (nil: the frontend itself) publishes it.
+func (c *compiler) rules(set string, r *record, lb *api.LoadBalancer, frontends []api.SubResource, service *api.PrivateLinkService) []dataplane.Rule {
+	var list []dataplane.Rule
+	for i := range lb.Properties.LoadBalancingRules {
+		p := &lb.Properties.LoadBalancingRules[i]
+		if !has(frontends, lowerID(p.Properties.FrontendIPConfiguration)) {
+			continue
+		}
+		rule := dataplane.Rule{
+			Key:      set + "|" + r.id.Sub(api.LoadBalancingRules, p.Name).Key(),
+			Protocol: protocol(p.Properties.Protocol), Port: uint16(p.Properties.FrontendPort), BackendPort: uint16(p.Properties.BackendPort),
+			Distribution: distribution(p.Properties.LoadDistribution),
+		}
+		effective(&rule, service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
+		rule.Targets = c.targets(rule.Key, lb, lower(p.Pool()), p.Properties.Probe)
+		list = append(list, rule)
+	}
+	for i := range lb.Properties.InboundNATRules {
+		p := &lb.Properties.InboundNATRules[i]
+		if !has(frontends, lowerID(p.Properties.FrontendIPConfiguration)) {
+			continue
+		}
+		id := r.id.Sub(api.InboundNATRules, p.Name).Key()
+		for _, m := range c.nats[id] {
+			rule := dataplane.Rule{Key: set + "|" + id, Protocol: protocol(p.Properties.Protocol), Port: uint16(p.Properties.FrontendPort),
+				BackendPort: uint16(p.Properties.BackendPort), Targets: []dataplane.Target{{Pool: id, Addr: m.addr, Weight: 1, Healthy: true}}}
+			effective(&rule, service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
+			list = append(list, rule)
+		}
+	}
+	slices.SortFunc(list, func(a, b dataplane.Rule) int { return strings.Compare(a.Key, b.Key) })
+	return list
+}
+
+// effective sets what a service and a rule decide together: the service's idle timeout if it has one, else
+// for TCP the rule's if its request had one, else the default; RST at idle if either says so; PROXY for TCP.
+func effective(rule *dataplane.Rule, service *api.PrivateLinkService, minutes *int32, reset bool) {
+	rule.IdleTCP, rule.IdleUDP = api.DefaultIdleSeconds, api.DefaultIdleSeconds
+	if minutes != nil {
+		rule.IdleTCP = uint32(*minutes) * 60
+	}
+	rule.TCPReset = reset
+	if service == nil {
+		return
+	}
+	if seconds, ok := service.Properties.IdleTimeoutInSeconds.Get(); ok {
+		rule.IdleTCP, rule.IdleUDP = uint32(seconds), uint32(seconds)
+	}
+	rule.TCPReset = rule.TCPReset || service.Properties.EnableTCPReset.Or(false)
+	rule.Proxy = service.Properties.EnableProxyProtocol && rule.Protocol != dataplane.ProtocolUDP
+}
+
+func protocol(p api.TransportProtocol) dataplane.Protocol {
+	switch p {
+	case api.TransportTCP:
+		return dataplane.ProtocolTCP
+	case api.TransportUDP:
+		return dataplane.ProtocolUDP
+	}
+	return dataplane.ProtocolAll
+}
+
+func distribution(d api.LoadDistribution) dataplane.Distribution {
+	switch d {
+	case api.DistributeSourceIP:
+		return dataplane.DistributionSourceIP
+	case api.DistributeSourceIPProtocol:
+		return dataplane.DistributionSourceIPProtocol
+	}
+	return dataplane.Distribution5Tuple
+}
+
+// targets are the members of a pool by NIC and by address, in the order of their addresses, as one rule sees
+// them.
+func (c *compiler) targets(rule string, lb *api.LoadBalancer, pool string, probe *api.SubResource) []dataplane.Target {
+	id, err := api.ParseID(pool, api.ID{})
+	if err != nil {
+		return nil
+	}
+	byAddr := map[netip.Addr]*api.BackendAddressProperties{}
+	byName := map[string]netip.Addr{}
+	for _, m := range c.members[pool] {
+		byAddr[m.addr] = &api.BackendAddressProperties{}
+		byName[strings.ToLower(m.name)] = m.addr
+	}
+	if p := lb.Pool(id.Child); p != nil {
+		for i := range p.Properties.LoadBalancerBackendAddresses {
+			m := &p.Properties.LoadBalancerBackendAddresses[i]
+			a, err := netip.ParseAddr(m.Properties.IPAddress)
+			if err != nil {
+				// An entry without an address says something of the NIC with its name.
+				known, ok := byName[strings.ToLower(m.Name)]
+				if !ok {
+					continue
+				}
+				a = known
+			}
+			byAddr[a] = &m.Properties
+		}
+	}
+	list := make([]dataplane.Target, 0, len(byAddr))
+	for a, m := range byAddr {
+		list = append(list, dataplane.Target{Pool: pool, Addr: a, Weight: uint16(m.Weight.Or(1)), Healthy: true, NoNew: m.AdminState == api.AdminDown})
+	}
+	slices.SortFunc(list, func(a, b dataplane.Target) int { return a.Addr.Compare(b.Addr) })
+	if probe != nil && probe.ID != "" && c.health != nil {
+		c.judge(rule, lb, list, byAddr, probe)
+	}
+	return list
+}
+
+// judge sets the targets' health. While nothing at all is known of a rule's targets, all take flows: a daemon that
+// has just started must not take anybody out. A target that is new among known ones waits for its first probe.
+func (c *compiler) judge(rule string, lb *api.LoadBalancer, list []dataplane.Target, members map[netip.Addr]*api.BackendAddressProperties, probe *api.SubResource) {
+	anyKnown, anyUp := false, false
+	for i := range list {
+		up, known := c.health.Target(rule, list[i].Addr.String())
+		anyKnown = anyKnown || known
+		list[i].Healthy = known && up
+	}
+	for i := range list {
+		if !anyKnown || members[list[i].Addr].AdminState == api.AdminUp {
+			list[i].Healthy = true
+		}
+		anyUp = anyUp || list[i].Healthy && !list[i].NoNew
+	}
+	id, _ := api.ParseID(probe.ID, api.ID{})
+	if p := lb.Probe(id.Child); !anyUp && p != nil && p.Properties.NoHealthyBackendsBehavior == api.AllProbedUp {
+		for i := range list {
+			list[i].Healthy = true
+		}
+	}
+}
+
+func (c *compiler) endpoint(r *record, e *api.PrivateEndpoint) dataplane.Link {
+	link := dataplane.Link{Key: r.key, State: dataplane.LinkDisconnected, ID: r.kept.LastLinkID}
+	link.Addr, _ = netip.ParseAddr(e.Properties.IPAddress)
+	if len(r.holds) > 0 {
+		link.Network = r.holds[0].network
+		link.Peers = c.peers[link.Network]
+	}
+	x := c.connections[r.key]
+	if x == nil {
+		link.Epoch = epoch(link.ID, 0)
+		return link
+	}
+	link.ID, link.RuleSet, link.Epoch = x.LinkID, x.serviceKey, epoch(x.LinkID, x.Epoch)
+	switch x.State.Status {
+	case api.Pending:
+		link.State = dataplane.LinkPending
+	case api.Approved:
+		link.State = dataplane.LinkApproved
+	case api.Rejected:
+		link.State = dataplane.LinkRejected
+	}
+	limit, ok := x.MaxFlows.Get()
+	if service := c.records[x.serviceKey]; !ok && service != nil {
+		limit = service.resource.(*api.PrivateLinkService).Properties.MaxFlowsPerEndpoint.Or(0)
+	}
+	link.MaxFlows = uint32(limit)
+	return link
+}
+
+// epoch differs for two links that share a key one after the other, and each time a link was rejected.
+func epoch(id, count uint32) uint32 { return id*2654435761 + count }

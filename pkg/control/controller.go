@@ -1,0 +1,128 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/store"
+)
+
+// Applier makes the kernel match a State. Apply returns when its writes are done; what takes longer (probing
+// addresses, interfaces that come and go) reaches Controller.Report later. dataplane.Dataplane is one.
+type Applier interface {
+	Apply(ctx context.Context, s dataplane.State) (dataplane.Result, error)
+}
+
+// Health is what probes have found out. pkg/probe has one.
+type Health interface {
+	// Target is the probe's last word on one target of a rule; known is false before the first.
+	// rule is dataplane.Rule.Key.
+	Target(rule string, addr string) (healthy, known bool)
+}
+
+// Options of a Controller.
+type Options struct {
+	Store   store.Store
+	Applier Applier
+	// Health is nil where nothing probes: every target takes flows then.
+	Health Health
+	// AliasSuffix are the last two labels of aliases. Default DefaultAliasSuffix.
+	AliasSuffix string
+	// Resync is how often the State is applied without a change, to repair what others did. Default 30 s.
+	Resync time.Duration
+	// Retry is how long a failed Apply waits for the next. Default 1 s.
+	Retry time.Duration
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+	Log logrus.FieldLogger
+}
+
+// Controller is the control plane of a node. Its methods are safe for use by several goroutines.
+type Controller struct {
+	options Options
+
+	// mu guards everything below. Readers take it shared; transactions keep it during the commit.
+	mu   sync.RWMutex
+	view *view
+	// result is what the dataplane said last, applyErr why the last Apply failed.
+	result   dataplane.Result
+	applyErr error
+	// pending, conflicts and broken are result's lists, to look up.
+	pending   map[place]bool
+	conflicts map[place]dataplane.Conflict
+	broken    map[string][]string // network -> why attachments do not work
+	// reports counts those since the last Apply began.
+	reports int
+	// served are addresses that were answered for: one of these does not move when somebody else turns up.
+	served map[place]bool
+	// shun are addresses found to belong to somebody else, with the time until which none is given out.
+	shun map[place]time.Time
+	// changed is closed and replaced whenever what callers wait for may have come.
+	changed chan struct{}
+
+	// work holds one token while the State may have to be applied.
+	work chan struct{}
+}
+
+const (
+	defaultResync = 30 * time.Second
+	defaultRetry  = time.Second
+)
+
+// New loads the store. Nothing reaches the kernel before Run.
+func New(ctx context.Context, o Options) (*Controller, error) {
+	if o.Store == nil || o.Applier == nil {
+		return nil, errors.New("make controller: needs a store and an applier")
+	}
+	if o.AliasSuffix == "" {
+		o.AliasSuffix = DefaultAliasSuffix
+	}
+	if !api.IsAlias(makeAlias("x", newGUID(), "y", o.AliasSuffix)) {
+		return nil, fmt.Errorf("make controller: alias suffix %q: want two labels, such as %s", o.AliasSuffix, DefaultAliasSuffix)
+	}
+	if o.Resync <= 0 {
+		o.Resync = defaultResync
+	}
+	if o.Retry <= 0 {
+		o.Retry = defaultRetry
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = logrus.StandardLogger()
+	}
+	c := &Controller{options: o, shun: map[place]time.Time{}, served: map[place]bool{}, changed: make(chan struct{}), work: make(chan struct{}, 1)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.reload(ctx); err != nil {
+		return nil, err
+	}
+	for network, addrs := range c.view.held {
+		for a := range addrs {
+			c.served[place{network, a}] = true
+		}
+	}
+	c.wake()
+	return c, nil
+}
+
+// Revision is that of the store as the Controller knows it.
+func (c *Controller) Revision() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.view.revision
+}
+
+func sortRecords(list []*record) {
+	slices.SortFunc(list, func(a, b *record) int { return strings.Compare(a.key, b.key) })
+}

@@ -1,0 +1,266 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/auth"
+)
+
+// Conditions make a write depend on what is there.
+type Conditions struct {
+	// IfMatch is an etag that the resource must have, or "*" for any. Empty: no condition.
+	IfMatch string
+	// IfNoneMatch is "*" for a resource that must not exist. Empty: no condition.
+	IfNoneMatch string
+	// DryRun checks everything and changes nothing.
+	DryRun bool
+}
+
+// Outcome is what a write did.
+type Outcome struct {
+	// Resource is the resource after the write as a caller reads it; nil after a delete.
+	Resource api.Resource
+	// Before is the resource before the write; nil if there was none.
+	Before api.Resource
+	// Changed is false if the write asked for what is there.
+	Changed bool
+}
+
+// Created tells whether the write made the resource.
+func (o Outcome) Created() bool { return o.Before == nil && o.Resource != nil }
+
+// Put makes or replaces a resource. doc is taken over and must not be used afterwards. The answer's
+// provisioningState is Updating until the kernel agrees; Wait waits for that.
+func (c *Controller) Put(ctx context.Context, who auth.Actor, id api.ID, doc api.Resource, when Conditions) (Outcome, error) {
+	out, err := c.Batch(ctx, who, []Step{{ID: id, Put: doc, When: when}}, when.DryRun)
+	if err != nil {
+		return Outcome{}, err
+	}
+	return out[0], nil
+}
+
+// Step is one write of a Batch: Put, or else Delete.
+type Step struct {
+	ID     api.ID
+	Put    api.Resource // nil: delete
+	Delete DeleteOptions
+	When   Conditions // DryRun is the Batch's
+	// change makes the document from what is there.
+	change func(api.Resource) error
+}
+
+// Batch does several writes in their order, all or none. With dryRun nothing is changed and the outcomes
+// say what would be. An error names the step it belongs to only by its target; the failed step's index
+// is in the *BatchError that wraps it when there are several.
+func (c *Controller) Batch(ctx context.Context, who auth.Actor, steps []Step, dryRun bool) ([]Outcome, error) {
+	for i, s := range steps {
+		if err := who.Check(auth.Write, s.ID); err != nil {
+			return nil, stepError(steps, i, err)
+		}
+	}
+	return c.batch(ctx, who, steps, dryRun)
+}
+
+func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dryRun bool) ([]Outcome, error) {
+	var outcomes []Outcome
+	err := c.update(ctx, who, func(t *tx) error {
+		outcomes = outcomes[:0]
+		for i, s := range steps {
+			var out Outcome
+			var err error
+			if s.Put != nil || s.change != nil {
+				out, err = c.putStep(t, s)
+			} else {
+				out, err = c.deleteStep(t, s)
+			}
+			if err != nil {
+				return stepError(steps, i, err)
+			}
+			outcomes = append(outcomes, out)
+		}
+		if dryRun {
+			return errDryRun
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !dryRun {
+		// The etags are those of the commit.
+		for i := range outcomes {
+			if outcomes[i].Resource != nil {
+				if r, err := c.Get(ctx, who, api.IDOf(outcomes[i].Resource)); err == nil {
+					outcomes[i].Resource = r
+				}
+			}
+		}
+	}
+	return outcomes, nil
+}
+
+// BatchError says which step of a Batch failed.
+type BatchError struct {
+	Step int
+	ID   api.ID
+	Err  error
+}
+
+// Error names the resource and the cause.
+func (e *BatchError) Error() string { return fmt.Sprintf("%s: %v", e.ID.Short(), e.Err) }
+
+// Unwrap is the cause.
+func (e *BatchError) Unwrap() error { return e.Err }
+
+func stepError(steps []Step, i int, err error) error {
+	if len(steps) == 1 {
+		return err
+	}
+	return &BatchError{Step: i, ID: steps[i].ID, Err: err}
+}
+
+func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
+	old := t.view.records[s.ID.Key()]
+	if err := checkConditions(s.When, old); err != nil {
+		return Outcome{}, err
+	}
+	if o := t.view.ownerOfNIC(s.ID); o != nil {
+		return Outcome{}, readOnlyNIC(s.ID, o)
+	}
+	var out Outcome
+	id, doc := s.ID, s.Put
+	switch {
+	case s.change == nil:
+		doc = api.Clone(doc) // this may run more than once
+	case old == nil:
+		return Outcome{}, api.NotFound(s.ID)
+	default:
+		doc = api.Clone(old.resource)
+		if err := s.change(doc); err != nil {
+			return Outcome{}, err
+		}
+	}
+	if old != nil {
+		id = old.id // the spelling of the first request stays
+		out.Before = c.present(t.view, old)
+	}
+	rec, err := t.prepare(id, doc, old)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if old == nil || !bytes.Equal(old.json, rec.json) {
+		t.set(rec)
+		out.Changed = true
+	}
+	decided, err := t.follow(rec)
+	if err != nil {
+		return Outcome{}, err
+	}
+	out.Changed = out.Changed || decided
+	out.Resource = c.present(t.view, t.view.records[rec.key])
+	return out, nil
+}
+
+// prepare checks a document against everything there is and completes it.
+func (t *tx) prepare(id api.ID, doc api.Resource, old *record) (*record, error) {
+	api.ClearReadOnly(doc)
+	var previous api.Resource
+	k := kept{Created: t.now}
+	if old != nil {
+		previous, k = old.resource, old.kept
+	}
+	api.Inherit(doc, previous)
+	if err := doc.Validate(id); err != nil {
+		return nil, err
+	}
+	if old != nil && doc.Meta().Location != previous.Meta().Location {
+		return nil, api.Refused("InvalidResourceLocation", "location", "cannot be changed from %s to %s",
+			previous.Meta().Location, doc.Meta().Location)
+	}
+	if err := t.linked(id, doc, previous); err != nil {
+		return nil, err
+	}
+	var err error
+	switch doc := doc.(type) {
+	case *api.VirtualNetwork:
+		was, _ := previous.(*api.VirtualNetwork)
+		err = t.prepareNetwork(id, doc, was)
+	case *api.NetworkInterface:
+		was, _ := previous.(*api.NetworkInterface)
+		err = t.prepareNIC(id, doc, was)
+	case *api.LoadBalancer:
+		was, _ := previous.(*api.LoadBalancer)
+		err = t.prepareLoadBalancer(id, doc, was)
+	case *api.PrivateLinkService:
+		was, _ := previous.(*api.PrivateLinkService)
+		err = t.prepareService(id, doc, was, &k)
+	case *api.PrivateEndpoint:
+		was, _ := previous.(*api.PrivateEndpoint)
+		err = t.prepareEndpoint(id, doc, was, &k)
+	default:
+		err = fmt.Errorf("put %s: unknown type %T", id.Short(), doc)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newRecord(doc, k)
+}
+
+// follow does what a written record asks of others: the declarative decisions of a service, a request
+// of an endpoint. It reports whether it changed anything.
+func (t *tx) follow(rec *record) (bool, error) {
+	switch r := rec.resource.(type) {
+	case *api.PrivateLinkService:
+		return t.followApprovals(rec, r)
+	case *api.PrivateEndpoint:
+		return t.followRequest(rec, r)
+	}
+	return false, nil
+}
+
+// linked refuses references to what the actor may not use: to join a network, load balancer or pool of
+// somebody takes the right to write there, to name a peer the right to read. References that were there
+// before are not asked again.
+func (t *tx) linked(id api.ID, doc, previous api.Resource) error {
+	before := map[string]bool{}
+	if previous != nil {
+		for _, ref := range api.References(previous) {
+			before[strings.ToLower(ref)] = true
+		}
+	}
+	action := auth.Write
+	if doc.Kind() == api.VirtualNetworks {
+		action = auth.Read
+	}
+	for _, ref := range api.References(doc) {
+		to, err := api.ParseID(ref, id)
+		if err != nil || to.Parent().Equal(id) || before[to.Key()] || t.who.May(action, to.Parent().String()) {
+			continue
+		}
+		if !t.who.May(auth.Read, to.Parent().String()) {
+			return api.BadReference("", "%s was not found", to.Short())
+		}
+		return api.NewError(http.StatusForbidden, api.CodeLinkedForbidden, "", "%s may not use %s", t.who, to.Short())
+	}
+	return nil
+}
+
+func checkConditions(when Conditions, old *record) error {
+	switch {
+	case when.IfNoneMatch != "" && old != nil && (when.IfNoneMatch == "*" || when.IfNoneMatch == etag(old)):
+		return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, "If-None-Match", "%s exists", old.id.Short())
+	case when.IfMatch == "" || old != nil && (when.IfMatch == "*" || when.IfMatch == etag(old)):
+		return nil
+	case old == nil:
+		return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, "If-Match", "the resource does not exist")
+	}
+	return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, "If-Match", "%s was changed: its etag is %s", old.id.Short(), etag(old))
+}
+
+// etag is the version of a resource as its own writes change it.
+func etag(r *record) string { return fmt.Sprintf(`W/"%d"`, r.revision) }

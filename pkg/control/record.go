@@ -1,0 +1,200 @@
+package control
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/privlink/privlink/pkg/api"
+)
+
+// Keys of the store. What follows a prefix is an id in lower case.
+const (
+	prefixResource   = "resource"   // + id
+	prefixConnection = "connection" // + id
+	keyLinkIDs       = "linkids"    // 8 bytes, big endian: how many LinkIDs were given
+)
+
+// record is a resource as it is kept. It is never changed, only replaced.
+type record struct {
+	resource api.Resource // without what is computed when it is read
+	kept     kept
+	revision uint64 // of the store's Commit that wrote it; set once, under Controller.mu
+
+	// Derived by newRecord.
+	id    api.ID
+	key   string
+	json  []byte
+	holds []hold
+	refs  []string // keys of what the resource refers to, and of the resources these are parts of
+}
+
+// kept is what is kept of a resource besides what ARM's schema has.
+type kept struct {
+	Created time.Time `json:"created"`
+	GUID    string    `json:"guid,omitempty"`  // of an endpoint
+	Alias   string    `json:"alias,omitempty"` // of a service
+	// LastLinkID is the LinkID that an endpoint without a connection had.
+	LastLinkID uint32 `json:"lastLinkId,omitempty"`
+	// Draining are NAT IPs taken out of a service that still carry flows.
+	Draining []draining `json:"draining,omitempty"`
+	// Disconnected is what an endpoint without a connection shows.
+	Disconnected *api.ConnectionState `json:"disconnected,omitempty"`
+}
+
+// draining is a NAT IP taken out.
+type draining struct {
+	Address netip.Addr `json:"address"`
+	Subnet  string     `json:"subnet"` // id
+	Until   time.Time  `json:"until"`
+}
+
+// hold is an address that a resource has in a virtual network.
+type hold struct {
+	network string // key
+	subnet  string // key
+	addr    netip.Addr
+	part    string // name of the IP configuration
+	dynamic bool
+}
+
+// stored is the JSON of a record in the store.
+type stored struct {
+	Resource json.RawMessage `json:"resource"`
+	Kept     kept            `json:"kept"`
+}
+
+func newRecord(r api.Resource, k kept) (*record, error) {
+	id := api.IDOf(r)
+	if id.IsZero() {
+		return nil, fmt.Errorf("keep %q: not a resource id", r.Meta().ID)
+	}
+	rec := &record{resource: r, kept: k, id: id, key: id.Key()}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("keep %s: %w", id.Short(), err)
+	}
+	if rec.json, err = json.Marshal(stored{Resource: raw, Kept: k}); err != nil {
+		return nil, fmt.Errorf("keep %s: %w", id.Short(), err)
+	}
+	rec.holds = holdsOf(r, k)
+	seen := map[string]bool{}
+	for _, ref := range api.References(r) {
+		to, err := api.ParseID(ref, api.ID{})
+		if err != nil {
+			continue // read-only references to what privlink does not manage
+		}
+		for _, key := range []string{to.Key(), to.Parent().Key()} {
+			if key != rec.key && !seen[key] && !strings.HasPrefix(key, rec.key+"/") {
+				seen[key] = true
+				rec.refs = append(rec.refs, key)
+			}
+		}
+	}
+	return rec, nil
+}
+
+func loadRecord(key string, data []byte) (*record, error) {
+	var s stored
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("load %s: %w", key, err)
+	}
+	id, err := api.ParseID(strings.TrimPrefix(key, prefixResource), api.ID{})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", key, err)
+	}
+	r := api.Kind(id.Type).New()
+	if err := json.Unmarshal(s.Resource, r); err != nil {
+		return nil, fmt.Errorf("load %s: %w", key, err)
+	}
+	return newRecord(r, s.Kept)
+}
+
+// holdsOf are the addresses that a resource has.
+func holdsOf(r api.Resource, k kept) []hold {
+	var list []hold
+	add := func(subnet *api.SubResource, address, part string, dynamic bool) {
+		a, err := netip.ParseAddr(address)
+		if subnet == nil || err != nil {
+			return
+		}
+		id, err := api.ParseID(subnet.ID, api.ID{})
+		if err != nil {
+			return
+		}
+		list = append(list, hold{network: id.Parent().Key(), subnet: id.Key(), addr: a, part: part, dynamic: dynamic})
+	}
+	switch r := r.(type) {
+	case *api.NetworkInterface:
+		for i := range r.Properties.IPConfigurations {
+			c := &r.Properties.IPConfigurations[i]
+			add(c.Properties.Subnet, c.Properties.PrivateIPAddress, c.Name, c.Properties.PrivateIPAllocationMethod == api.Dynamic)
+		}
+	case *api.LoadBalancer:
+		for i := range r.Properties.FrontendIPConfigurations {
+			c := &r.Properties.FrontendIPConfigurations[i]
+			add(c.Properties.Subnet, c.Properties.PrivateIPAddress, c.Name, c.Properties.PrivateIPAllocationMethod == api.Dynamic)
+		}
+	case *api.PrivateLinkService:
+		for i := range r.Properties.IPConfigurations {
+			c := &r.Properties.IPConfigurations[i]
+			add(c.Properties.Subnet, c.Properties.PrivateIPAddress, c.Name, c.Properties.PrivateIPAllocationMethod == api.Dynamic)
+		}
+		for _, d := range k.Draining {
+			add(&api.SubResource{ID: d.Subnet}, d.Address.String(), "", false)
+		}
+	case *api.PrivateEndpoint:
+		add(r.Properties.Subnet, r.Properties.IPAddress, "", len(r.Properties.IPConfigurations) == 0)
+	}
+	return list
+}
+
+// connection is a private endpoint connection as it is kept. It is never changed, only replaced.
+type connection struct {
+	Service  string `json:"service"` // id
+	Name     string `json:"name"`
+	Endpoint string `json:"endpoint"` // id
+	Alias    string `json:"alias,omitempty"`
+	LinkID   uint32 `json:"linkId"`
+
+	State          api.ConnectionState `json:"state"`
+	RequestMessage string              `json:"requestMessage,omitempty"`
+	Subscription   string              `json:"subscription"` // the consumer's
+	Tenant         string              `json:"tenant,omitempty"`
+	Location       string              `json:"location,omitempty"` // the endpoint's
+	Requested      time.Time           `json:"requested"`
+	Decided        time.Time           `json:"decided,omitzero"`
+	DecidedBy      string              `json:"decidedBy,omitempty"`
+	// Entry is the entry of approvals in force when the last decision was made.
+	Entry *api.Approval `json:"entry,omitempty"`
+	// Epoch counts how often the connection stopped being approved.
+	Epoch    uint32         `json:"epoch,omitempty"`
+	MaxFlows api.Own[int64] `json:"maxFlows,omitzero"`
+
+	revision uint64 // of the store's Commit; set once, under Controller.mu
+
+	// Derived by derive.
+	key, serviceKey, endpointKey string
+}
+
+// id is the connection's resource id.
+func (c *connection) id() api.ID {
+	service, _ := api.ParseID(c.Service, api.ID{})
+	return service.Sub(api.PrivateEndpointConnections, c.Name)
+}
+
+func (c *connection) derive() {
+	c.key = c.id().Key()
+	c.serviceKey, c.endpointKey = strings.ToLower(c.Service), strings.ToLower(c.Endpoint)
+}
+
+func loadConnection(key string, data []byte) (*connection, error) {
+	c := &connection{}
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("load %s: %w", key, err)
+	}
+	c.derive()
+	return c, nil
+}

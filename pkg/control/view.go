@@ -1,0 +1,181 @@
+package control
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/store"
+)
+
+// view is everything in the store, decoded, with what is looked up often. The Controller owns it; it is
+// changed by transactions only.
+type view struct {
+	records     map[string]*record     // by key
+	connections map[string]*connection // by key
+	byService   map[string]map[string]*connection
+	byEndpoint  map[string]*connection
+	aliases     map[string]string               // alias in lower case -> key of the service
+	held        map[string]map[netip.Addr]owner // by network
+	refs        map[string]map[string]bool      // what is referred to -> records that do
+
+	linkIDs         uint64 // given so far
+	linkIDsRevision uint64
+	revision        uint64 // of the store
+}
+
+// owner is who has an address.
+type owner struct {
+	record *record
+	hold   hold
+}
+
+// String is the owner as errors name it.
+func (o owner) String() string {
+	if o.hold.part == "" {
+		return o.record.id.Short()
+	}
+	return o.record.id.Short() + " (" + o.hold.part + ")"
+}
+
+// loadView decodes all entries of a store.
+func loadView(entries []store.Entry, revision uint64) (*view, error) {
+	v := &view{
+		records: map[string]*record{}, connections: map[string]*connection{},
+		byService: map[string]map[string]*connection{}, byEndpoint: map[string]*connection{},
+		aliases: map[string]string{}, held: map[string]map[netip.Addr]owner{}, refs: map[string]map[string]bool{},
+		revision: revision,
+	}
+	for _, e := range entries {
+		switch {
+		case strings.HasPrefix(e.Key, prefixResource+"/"):
+			r, err := loadRecord(e.Key, e.Value)
+			if err != nil {
+				return nil, err
+			}
+			r.revision = e.Revision
+			v.add(r)
+		case strings.HasPrefix(e.Key, prefixConnection+"/"):
+			c, err := loadConnection(e.Key, e.Value)
+			if err != nil {
+				return nil, err
+			}
+			c.revision = e.Revision
+			v.addConnection(c)
+		case e.Key == keyLinkIDs:
+			if len(e.Value) != 8 {
+				return nil, fmt.Errorf("load %s: %d bytes", e.Key, len(e.Value))
+			}
+			v.linkIDs, v.linkIDsRevision = binary.BigEndian.Uint64(e.Value), e.Revision
+		}
+	}
+	return v, nil
+}
+
+// add puts a record that is not there into all tables.
+func (v *view) add(r *record) {
+	v.records[r.key] = r
+	for _, h := range r.holds {
+		if v.held[h.network] == nil {
+			v.held[h.network] = map[netip.Addr]owner{}
+		}
+		v.held[h.network][h.addr] = owner{record: r, hold: h}
+	}
+	for _, ref := range r.refs {
+		if v.refs[ref] == nil {
+			v.refs[ref] = map[string]bool{}
+		}
+		v.refs[ref][r.key] = true
+	}
+	if r.kept.Alias != "" {
+		v.aliases[strings.ToLower(r.kept.Alias)] = r.key
+	}
+}
+
+// remove takes a record out of all tables.
+func (v *view) remove(r *record) {
+	delete(v.records, r.key)
+	for _, h := range r.holds {
+		if o, ok := v.held[h.network][h.addr]; ok && o.record.key == r.key {
+			delete(v.held[h.network], h.addr)
+		}
+	}
+	for _, ref := range r.refs {
+		if delete(v.refs[ref], r.key); len(v.refs[ref]) == 0 {
+			delete(v.refs, ref)
+		}
+	}
+	if r.kept.Alias != "" {
+		delete(v.aliases, strings.ToLower(r.kept.Alias))
+	}
+}
+
+func (v *view) addConnection(c *connection) {
+	v.connections[c.key] = c
+	if v.byService[c.serviceKey] == nil {
+		v.byService[c.serviceKey] = map[string]*connection{}
+	}
+	v.byService[c.serviceKey][c.key] = c
+	v.byEndpoint[c.endpointKey] = c
+}
+
+func (v *view) removeConnection(c *connection) {
+	delete(v.connections, c.key)
+	if delete(v.byService[c.serviceKey], c.key); len(v.byService[c.serviceKey]) == 0 {
+		delete(v.byService, c.serviceKey)
+	}
+	if v.byEndpoint[c.endpointKey] == c {
+		delete(v.byEndpoint, c.endpointKey)
+	}
+}
+
+// find returns the record of an id and its resource as R, or nil.
+func find[R api.Resource](v *view, id string) (*record, R) {
+	var none R
+	parsed, err := api.ParseID(id, api.ID{})
+	if err != nil {
+		return nil, none
+	}
+	rec := v.records[parsed.Parent().Key()]
+	if rec == nil {
+		return nil, none
+	}
+	r, ok := rec.resource.(R)
+	if !ok {
+		return nil, none
+	}
+	return rec, r
+}
+
+// subnet returns a subnet with its network, or nil.
+func (v *view) subnet(ref *api.SubResource) (*record, *api.Subnet) {
+	if ref == nil {
+		return nil, nil
+	}
+	rec, network := find[*api.VirtualNetwork](v, ref.ID)
+	if rec == nil {
+		return nil, nil
+	}
+	id, _ := api.ParseID(ref.ID, api.ID{})
+	if s := network.Subnet(id.Child); s != nil {
+		return rec, s
+	}
+	return nil, nil
+}
+
+// users are the records of a kind that refer to a key, in the order of their keys.
+func (v *view) users(key string, kinds ...api.Kind) []*record {
+	var list []*record
+	for user := range v.refs[key] {
+		rec := v.records[user]
+		for _, k := range kinds {
+			if rec.resource.Kind() == k {
+				list = append(list, rec)
+			}
+		}
+	}
+	sortRecords(list)
+	return list
+}
