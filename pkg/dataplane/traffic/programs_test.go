@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -42,9 +43,12 @@ func TestPrograms_WebSecureShellAndNames_WorkThroughTheLink(t *testing.T) {
 		if err != nil || out != "behind the link\n" {
 			t.Errorf("curl: %q, %v", out, err)
 		}
-		if log := web.AccessLog(); len(log) != 1 || !strings.HasPrefix(log[0], natIP+" ") {
-			t.Errorf("the web server should see the NAT IP %s: %q", natIP, log)
-		}
+		r.Wait("the web server to log the NAT IP "+natIP, 5*time.Second, func() error {
+			if log := web.AccessLog(); len(log) != 1 || !strings.HasPrefix(log[0], natIP+" ") {
+				return fmt.Errorf("its log is %q", log)
+			}
+			return nil
+		})
 		out, err = c.Run(ctx, "ssh", append(shell.ClientArgs(endpointIP, 22), "echo", "logged", "in")...)
 		if err != nil || out != "logged in\n" {
 			t.Errorf("ssh: %q, %v", out, err)
@@ -65,9 +69,15 @@ func TestPrograms_Iperf3_FinishesBothWays(t *testing.T) {
 		r.backend.Iperf3(ctx, backendIP+":5201")
 		for _, args := range [][]string{{}, {"--reverse"}, {"--udp", "--bitrate", "50M"}, {"--udp", "--bitrate", "50M", "--reverse"}} {
 			args = append([]string{"--client", endpointIP, "--time", "1", "--connect-timeout", "2000"}, args...)
-			if out, err := r.consumers[0].Run(ctx, "iperf3", args...); err != nil {
-				t.Errorf("iperf3 %v: %v\n%s", args, err, out)
-			}
+			// The server takes one test at a time, and ends the last one after its client went.
+			r.Wait("iperf3 "+strings.Join(args, " "), 20*time.Second, func() error {
+				out, err := r.consumers[0].Run(ctx, "iperf3", args...)
+				if err != nil && !strings.Contains(err.Error(), "server is busy") {
+					t.Errorf("iperf3 %v: %v\n%s", args, err, out)
+					return nil
+				}
+				return err
+			})
 		}
 	})
 }
