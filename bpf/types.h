@@ -179,6 +179,7 @@ struct out {
 
 enum out_flags {
 	OUT_XDP = 1 << 0, /* known to take XDP frames: its slot is in the devmap */
+	OUT_OWN_QDISC = 1 << 1, /* privlink made the clsact qdisc of the interface; for the daemon */
 };
 
 enum link_state {

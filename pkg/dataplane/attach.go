@@ -48,7 +48,7 @@ type attacher struct {
 
 // adopt finds what is attached already, gives it the new programs, and drops pins of
 // interfaces that are gone. If one cannot take its new program, all get the old ones back.
-func (a *attacher) adopt(devices map[string]device) (_ map[string]*binding, err error) {
+func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[string]*binding, err error) {
 	pins, err := a.folder.allLinks()
 	if err != nil {
 		return nil, err
@@ -118,6 +118,7 @@ func (a *attacher) adopt(devices map[string]device) (_ map[string]*binding, err 
 			bindings[name] = &binding{name: name, ifindex: d.ifindex}
 		}
 		bindings[name].hook = hookClsact
+		bindings[name].ownQdisc = ownsQdisc(outs, d.ifindex)
 		if err := a.ns.do(func() error { return a.putFilter(d.ifindex) }); err != nil {
 			return nil, fmt.Errorf("give clsact on %s the new program: %w", name, err)
 		}
@@ -403,6 +404,16 @@ func removeFilter(ifindex int, ownQdisc bool) error {
 		return fmt.Errorf("remove clsact: %w", err)
 	}
 	return nil
+}
+
+// ownsQdisc says whether privlink made the clsact qdisc of an interface, which stands with its outputs.
+func ownsQdisc(outs *array[bpfOut], ifindex int) bool {
+	for slot := range outs.count {
+		if o := outs.load(slot); int(o.Ifindex) == ifindex && o.Flags&uint8(bpfOutFlagsOUT_OWN_QDISC) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // removePin removes a pin that may be gone already.

@@ -360,7 +360,8 @@ type bpfOut struct {
 type bpfOutFlags uint32
 
 const (
-	bpfOutFlagsOUT_XDP bpfOutFlags = 1
+	bpfOutFlagsOUT_XDP       bpfOutFlags = 1
+	bpfOutFlagsOUT_OWN_QDISC bpfOutFlags = 2
 )
 
 type bpfReason uint32
@@ -519,6 +520,8 @@ type bpfScratch struct {
 			RevivedTag uint64
 		}
 		Domain bpfDomainKey
+		Cursor uint32
+		Bit    int32
 		Tag    struct {
 			_  structs.HostLayout
 			Of bpfFlowTag

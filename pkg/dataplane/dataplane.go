@@ -142,7 +142,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
 	d.att = &attacher{ns: d.ns, folder: d.folder, tc: d.k.tc, xdp: d.k.xdp, noTCX: opts.NoTCX}
-	if d.bindings, err = d.att.adopt(d.devices); err != nil {
+	if d.bindings, err = d.att.adopt(d.devices, d.k.outs); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
 	if err := d.readKernel(); err != nil {

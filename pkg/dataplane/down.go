@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/cilium/ebpf"
 )
 
 // Down removes everything privlink has in the kernel: programs, links, maps, filters, pins. It
@@ -27,6 +29,11 @@ func Down(_ context.Context, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("remove privlink from the kernel: %w", err)
 	}
+	outs, err := pinnedOuts(f)
+	if err != nil {
+		return fmt.Errorf("remove privlink from the kernel: %w", err)
+	}
+	defer outs.close()
 	var failed []error
 	a := &attacher{ns: ns, folder: f}
 	for name, d := range devices {
@@ -36,7 +43,7 @@ func Down(_ context.Context, opts Options) error {
 			continue
 		}
 		if ours {
-			if err := ns.do(func() error { return removeFilter(d.ifindex, ownsQdisc(f, d.ifindex)) }); err != nil {
+			if err := ns.do(func() error { return removeFilter(d.ifindex, ownsQdisc(outs, d.ifindex)) }); err != nil {
 				failed = append(failed, fmt.Errorf("detach %s: %w", name, err))
 			}
 		}
@@ -49,7 +56,15 @@ func Down(_ context.Context, opts Options) error {
 	return nil
 }
 
-// ownsQdisc says whether privlink made the clsact qdisc of an interface.
-func ownsQdisc(f *folder, ifindex int) bool {
-	return false
+// pinnedOuts are the outputs a daemon left; empty when there are none.
+func pinnedOuts(f *folder) (*array[bpfOut], error) {
+	m, err := ebpf.LoadPinnedMap(f.maps(mapOuts), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return &array[bpfOut]{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open pinned map %s: %w", mapOuts, err)
+	}
+	defer m.Close()
+	return mapArray[bpfOut](m)
 }

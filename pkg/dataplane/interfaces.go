@@ -217,6 +217,9 @@ func (d *Dataplane) planOut(p *plan, network string, a Attachment, dev device) e
 	if dev.takesXDP && a.VLAN == 0 {
 		out.Flags |= uint8(bpfOutFlagsOUT_XDP)
 	}
+	if b := d.bindings[a.Interface]; b != nil && b.ownQdisc {
+		out.Flags |= uint8(bpfOutFlagsOUT_OWN_QDISC)
+	}
 	p.outs[slot] = out
 	in := bpfIface{Ifindex: uint32(dev.ifindex), Vlan: a.VLAN, Vnet: p.vnets[network], Out: uint16(slot), Mac: mac}
 	if a.PassOther {
@@ -303,7 +306,6 @@ func (d *Dataplane) writeOuts(want map[uint32]bpfOut) error {
 				failed = append(failed, fmt.Errorf("let xdp redirect to interface %d: %w", out.Ifindex, err))
 			}
 		}
-		out.Flags |= old.Flags &^ uint8(bpfOutFlagsOUT_XDP)
 		d.k.outs.store(slot, out, wordOut)
 		if !takes && old.Flags&uint8(bpfOutFlagsOUT_XDP) != 0 {
 			// Deleting an empty place is an error that says what we want.
