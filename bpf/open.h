@@ -33,6 +33,8 @@ struct opening {
 	struct rewrite rw;         /* out: of the forward half */
 	struct flow_insert insert; /* scratch */
 	struct domain_key domain;  /* scratch */
+	__u32 cursor;              /* scratch: of the domain, before the first try */
+	__s32 bit;                 /* scratch: the port, in the domain */
 	union tag tag;             /* scratch: of the forward half */
 };
 
@@ -92,6 +94,8 @@ SLOW int reverse_insert(struct opening *o)
 	d = domain_find(&o->domain);
 	if (!d)
 		return FLOW_FULL;
+	if (o->bit < 0)
+		o->cursor = d->cursor;
 	bit = port_take(d);
 	if (bit < 0)
 		return FLOW_RESTING;
@@ -121,6 +125,7 @@ SLOW int reverse_insert(struct opening *o)
 	in->rest = PORT_REST;
 	in->wait = 1;
 	in->revived = 0;
+	o->bit = bit;
 	r = flow_insert(in);
 	/* An entry that is there although its bit was not set belongs to another domain: the backend
 	 * was given HA ports, or lost them, while it lived. The cursor has moved on.
@@ -128,6 +133,24 @@ SLOW int reverse_insert(struct opening *o)
 	if (r != FLOW_NEW)
 		port_release(d, bit);
 	return r;
+}
+
+/* An opening that failed leaves no trace: TC opens alike what XDP could not, and no port rests for
+ * nothing. The next opening looks at the same ports again.
+ */
+SLOW int port_return(struct opening *o)
+{
+	struct domain *d;
+
+	if (!o)
+		return 0;
+	d = domain_find(&o->domain);
+	if (!d)
+		return 0;
+	if (o->bit >= 0)
+		port_release(d, o->bit);
+	d->cursor = o->cursor;
+	return 0;
 }
 
 static __always_inline void usage_return(const union tag *tag)
@@ -191,6 +214,7 @@ SLOW int flow_open(struct opening *o)
 	o->domain.port = o->flags & FLOW_HA ? 0 : o->backend_port;
 	o->domain.vnet = b->vnet;
 	o->domain.proto = o->key.proto;
+	o->bit = -1;
 	for (int i = 0; i < PORT_TRIES; i++) {
 		reason = nat_choose(o);
 		if (reason)
@@ -201,6 +225,10 @@ SLOW int flow_open(struct opening *o)
 	}
 	if (r != FLOW_NEW) {
 		usage_return(&o->tag);
+		if (o->bit >= 0) {
+			o->bit = -1; /* given back already */
+			port_return(o);
+		}
 		if (reason)
 			return reason;
 		return r == FLOW_FULL     ? REASON_WINDOW_FULL
@@ -235,7 +263,11 @@ SLOW int flow_open(struct opening *o)
 	r = flow_insert(in);
 	if (r != FLOW_NEW) {
 		/* it carried no packet: its port need not rest */
-		half_end(f, reverse_state, o->now - PORT_REST);
+		if (flow_end(f, reverse_state, o->now - PORT_REST) &&
+		    flow_free(f, reverse, reverse_state ^ SLOT_LIVE ^ SLOT_DEAD)) {
+			usage_return(&o->tag);
+			port_return(o);
+		}
 		if (r != FLOW_EXISTS)
 			return r == FLOW_FULL ? REASON_WINDOW_FULL : REASON_TABLE_BUSY;
 		o->rw = in->rw;

@@ -10,8 +10,8 @@ static __always_inline int path_check(struct packet *p, const struct path *path)
 	struct out *out = out_at(path->out);
 
 #ifdef HOOK_XDP
-	if (p->ttl <= 1 || !path->out || !out || !(out->flags & OUT_XDP) || out->vlan ||
-	    p->length > path->mtu)
+	if (p->ttl <= 1 || !path->out || !out || !out->ifindex || !(out->flags & OUT_XDP) ||
+	    out->vlan || p->length > path->mtu)
 		return UP;
 #else
 	if (p->ttl <= 1 && !MUTANT(18))

@@ -119,7 +119,6 @@ type Rule struct {
 	NAT          uint32 // slot
 	BackendPort  uint16 // 0 = the port asked for
 	Distribution Distribution
-	HA           bool // one port domain per backend, whatever the port
 }
 
 // NATSet is a list of source addresses, in the order in which they fill.
@@ -147,7 +146,7 @@ type Backend struct {
 	Gen      uint16
 	State    BackendState
 	TCPReset bool
-	HA       bool
+	HA       bool // some rule reaches it on every port: one port domain for all of them
 	DstMAC   MAC
 	SrcMAC   MAC    // of the output
 	Out      uint16 // slot, 0 = never resolved

@@ -161,6 +161,7 @@ func (m *Machine) ipv4(p *packet) verdict {
 		return m.laterFragment(p)
 	}
 	p.parseL4()
+	p.bad = p.bad || p.isFragment() && p.fragmentBytes() == 0
 	if !p.bad {
 		if n, ok := m.Table.find(p.key); ok {
 			return m.established(p, n)
@@ -285,6 +286,9 @@ func (m *Machine) absent(p *packet, stale uint32) verdict {
 		m.endPair(stale)
 	}
 	o.key, o.mac, o.out = p.key, p.source(), p.in.Out
+	if b.HA {
+		o.flags |= FlagHA
+	}
 	n, r := m.open(o)
 	if r != None {
 		m.stats(o.link).Refused++
@@ -304,7 +308,7 @@ func (m *Machine) admit(p *packet) (opening, verdict) {
 	if !a.ours() && !p.in.Inner {
 		return o, other(OtherIPv4)
 	}
-	if p.isFragment() && (p.bad || p.fragmentBytes() == 0) {
+	if p.bad && p.isFragment() {
 		return o, drop(FragmentBad)
 	}
 	if p.bad {
@@ -314,7 +318,7 @@ func (m *Machine) admit(p *packet) (opening, verdict) {
 		return o, drop(Martian)
 	}
 	if a.Kind == AddressNAT {
-		if p.key.Proto == TCP && p.flags&(SYN|ACK) == SYN {
+		if p.isOpener() {
 			return o, drop(NATNoFlow)
 		}
 		return o, m.refuse(p, NATNoFlow, true)
@@ -344,9 +348,6 @@ func (m *Machine) admit(p *packet) (opening, verdict) {
 	if o.backendPort == 0 {
 		o.backendPort = p.key.DstPort
 	}
-	if r.HA {
-		o.flags |= FlagHA
-	}
 	o.backend = m.balance(rule, m.balanceHash(p.key, l.ID, r.Distribution))
 	return o, goOn
 }
@@ -366,9 +367,6 @@ func (m *Machine) admitDial(p *packet) (opening, verdict) {
 		return opening{}, m.refuse(p, NoBackend, true)
 	}
 	o := opening{link: d.Link, linkGen: d.LinkGen, nat: d.NAT, backend: d.Backend, backendPort: d.Port, flags: FlagInner}
-	if b.HA {
-		o.flags |= FlagHA
-	}
 	return o, goOn
 }
 

@@ -66,9 +66,6 @@ type opening struct {
 // the slot of the forward half.
 func (m *Machine) open(o opening) (uint32, Reason) {
 	set, b := m.NATSets[o.nat], m.Backends[o.backend]
-	if set == nil || len(set.Addrs) == 0 {
-		return 0, NoBackend
-	}
 	if r := m.takeUsage(o); r != None {
 		return 0, r
 	}
@@ -84,7 +81,7 @@ func (m *Machine) open(o opening) (uint32, Reason) {
 		Src: o.key.Dst, Dst: o.key.Src, SrcPort: o.key.DstPort, DstPort: o.key.SrcPort,
 		MAC: o.mac, Out: o.out, Link: o.link, LinkGen: o.linkGen, Flags: flags | FlagReverse,
 	}
-	reverse, natPort, reason := m.takePort(set, k, o.backendPort, back)
+	reverse, natPort, undo, reason := m.takePort(set, k, o.backendPort, back)
 	if reason != None {
 		m.returnUsage(&back)
 		return 0, reason
@@ -97,29 +94,34 @@ func (m *Machine) open(o opening) (uint32, Reason) {
 	forward, revived, result := m.Table.insert(o.key, there, reverse, m.Now, 0, false)
 	_ = revived // quota and port of the old pair are given back with its reverse half
 	if result != insertNew {
-		// It carried no packet: its port need not rest.
-		m.endHalf(reverse, m.Now-PortRest)
+		// It carried no packet: its port need not rest (rule 17).
+		m.Table.end(reverse, m.Now-PortRest)
+		m.Table.free(reverse)
+		m.returnUsage(&back)
+		undo()
 		return 0, WindowFull
 	}
 	m.Table.slot(reverse).Twin = forward
 	return forward, None
 }
 
-// takePort reserves a port of the first NAT IP that may be used and inserts the reverse half (rule 16).
-func (m *Machine) takePort(set *NATSet, k DomainKey, backendPort uint16, rw Rewrite) (reverse uint32, port uint16, reason Reason) {
+// takePort reserves a port of the first NAT IP that may be used and inserts the reverse half (rule
+// 16). An opening that fails leaves the cursor where it was; undo does so, and gives the port back.
+func (m *Machine) takePort(set *NATSet, k DomainKey, backendPort uint16, rw Rewrite) (reverse uint32, port uint16, undo func(), reason Reason) {
 	result := insertFull
-	for range portTries {
+	var d *Domain
+	var cursor uint32
+	for try := range portTries {
 		nat, r := m.chooseNAT(set, k)
 		if r != None {
-			return 0, 0, r
+			return 0, 0, nil, r
 		}
 		k.NAT = nat
-		d := m.PortDomains[k]
-		bit, ok := d.take()
-		if !ok {
-			result = insertResting
-			continue
+		d = m.PortDomains[k]
+		if try == 0 {
+			cursor = d.Cursor
 		}
+		bit, _ := d.take()
 		if d.Used > PortCount/10*9 {
 			m.WantedSweep = true
 		}
@@ -127,48 +129,49 @@ func (m *Machine) takePort(set *NATSet, k DomainKey, backendPort uint16, rw Rewr
 		key := Key{Src: k.Backend, Dst: k.NAT, SrcPort: backendPort, DstPort: port, VNet: k.VNet, Proto: k.Proto}
 		var revived *Rewrite
 		reverse, revived, result = m.Table.insert(key, rw, NoSlot, m.Now, PortRest, true)
-		switch result {
-		case insertNew:
+		if result == insertNew {
 			if revived != nil {
-				m.returnUsage(revived)
+				m.returnDead(key, revived)
 			}
-			return reverse, port, None
-		case insertFull:
-			d.release(bit)
+			return reverse, port, func() { d.release(bit); d.Cursor = cursor }, None
 		}
+		// An entry that is there although its bit was not set is another domain's: the backend got or
+		// lost HA ports while it lived.
+		d.release(bit)
 	}
+	d.Cursor = cursor
 	if result == insertFull {
-		return 0, 0, WindowFull
+		return 0, 0, nil, WindowFull
 	}
-	return 0, 0, Ports
+	return 0, 0, nil, Ports
 }
 
-// chooseNAT is the first NAT IP whose ports are less than half used; if none is, the emptiest with
-// a free one, the first of equals.
+// chooseNAT is the first NAT IP whose ports are less than half used; if none is, the first with a
+// free one.
 func (m *Machine) chooseNAT(set *NATSet, k DomainKey) (IP, Reason) {
-	var best IP
-	least, resting, reason := uint32(PortCount), uint32(0), None
+	var first IP
+	resting, missing, found := false, false, false
 	for _, nat := range set.Addrs {
 		k.NAT = nat
 		d := m.domain(k)
 		if d == nil {
-			reason = Domains
+			missing = true
 			continue
 		}
 		if d.Used < PortCount/2 {
 			return nat, None
 		}
-		if d.Used < least {
-			least, best = d.Used, nat
+		if d.Used < PortCount && !found {
+			first, found = nat, true
 		}
-		resting += d.Resting
+		resting = resting || d.Resting > 0
 	}
 	switch {
-	case least < PortCount:
-		return best, None
-	case reason != None:
-		return 0, reason
-	case resting > 0:
+	case found:
+		return first, None
+	case missing:
+		return 0, Domains
+	case resting:
 		return 0, PortsResting
 	}
 	return 0, Ports
@@ -188,6 +191,15 @@ func (m *Machine) takeUsage(o opening) Reason {
 	}
 	m.Pairs++
 	return None
+}
+
+// returnDead gives back all that a dead reverse half held.
+func (m *Machine) returnDead(k Key, rw *Rewrite) {
+	m.returnUsage(rw)
+	if d := m.domainOf(k, rw.Flags); d != nil {
+		d.Resting--
+		d.release(m.bit(k.DstPort))
+	}
 }
 
 // returnUsage gives back what a pair held, when its reverse half is freed.

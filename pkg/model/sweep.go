@@ -61,11 +61,7 @@ func (m *Machine) sweepDead(n uint32, found *Sweep) {
 	if !port {
 		return
 	}
-	m.returnUsage(&s.RW)
-	if d := m.domainOf(s.Key, s.RW.Flags); d != nil {
-		d.Resting--
-		d.release(m.bit(s.Key.DstPort))
-	}
+	m.returnDead(s.Key, &s.RW)
 }
 
 // sweepForward ends a pair that is idle, or whose link or backend is gone.

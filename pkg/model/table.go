@@ -62,7 +62,6 @@ func (r *Rewrite) reverse() bool { return r.Flags&FlagReverse != 0 }
 type Slot struct {
 	State    SlotState
 	Distance uint8  // from the home of Key
-	Claims   uint32 // how often the slot was taken, modulo 2^25
 	Homes    uint32 // of this slot as a home: bit i = slot + i holds a key of this home
 	Stamp    uint32 // seconds
 	Twin     uint32
@@ -176,7 +175,6 @@ func (t *Table) insert(k Key, rw Rewrite, twin, now, rest uint32, wait bool) (n 
 	}
 	s := t.slot(n)
 	s.State, s.Distance, s.Stamp, s.Twin, s.Key, s.RW = SlotLive, uint8(n-home), now, twin, k, rw
-	s.Claims = (s.Claims + 1) & (1<<25 - 1)
 	t.slot(home).Homes |= 1 << (n - home)
 	return n, revived, insertNew
 }

@@ -58,7 +58,11 @@ func (g *generator) next() model.Input {
 		in = g.broken(in)
 	}
 	// Test runs take no less.
-	for len(in.Frame) < 34 {
+	least := 34
+	if in.Frame[12] == 0x86 && in.Frame[13] == 0xdd {
+		least = 54
+	}
+	for len(in.Frame) < least {
 		in.Frame = append(in.Frame, 0)
 	}
 	return in

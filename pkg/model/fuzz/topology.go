@@ -173,9 +173,7 @@ func (t *topology) addService(service uint32) {
 func (t *topology) addRule(nat uint32, key model.RuleKey, vnet uint16) {
 	slot := t.nextSlot(&t.rules)
 	rule := &model.Rule{NAT: nat, Distribution: model.Distribution(t.IntN(3))}
-	if key.Port == 0 {
-		rule.HA = true
-	} else if t.chance(70) {
+	if key.Port != 0 && t.chance(70) {
 		rule.BackendPort = uint16(8000 + t.IntN(3))
 	}
 	t.Rules[slot] = rule
@@ -204,7 +202,7 @@ func (t *topology) addBackend(vnet uint16, rule *model.Rule) {
 	idle := func() uint32 { return []uint32{10, 30, 300, 300, 300, 3600}[t.IntN(6)] }
 	t.Backends[slot] = &model.Backend{
 		Addr: ip(10, 0, 2, byte(4+t.IntN(6))), Port: rule.BackendPort, VNet: vnet, Gen: t.nextGen(), State: model.BackendUp,
-		TCPReset: t.chance(30), HA: rule.HA, DstMAC: model.MAC{2, 0, 0, 0, 2, byte(slot)}, SrcMAC: out.MAC,
+		TCPReset: t.chance(30), HA: t.chance(20), DstMAC: model.MAC{2, 0, 0, 0, 2, byte(slot)}, SrcMAC: out.MAC,
 		Out: via.in.Out, MTU: out.MTU, IdleTCP: idle(), IdleUDP: idle(),
 	}
 }

@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/model"
@@ -11,7 +12,7 @@ import (
 func (p *Programs) CompareSlots(m *model.Machine, slots []uint32) error {
 	for _, n := range slots {
 		if !sameSlot(&p.flows[n], &m.Table.Slots[n]) {
-			return fmt.Errorf("slot %d: program %+v, model %+v", n, p.flows[n], rawSlot(&m.Table.Slots[n]))
+			return p.slotError(m, uint32(n))
 		}
 	}
 	if p.table[0].Pairs != m.Pairs {
@@ -20,11 +21,38 @@ func (p *Programs) CompareSlots(m *model.Machine, slots []uint32) error {
 	return nil
 }
 
+// slotError names the fields of a slot that differ.
+func (p *Programs) slotError(m *model.Machine, n uint32) error {
+	have, want := fields(&p.flows[n]), fields(ptr(rawSlot(&m.Table.Slots[n])))
+	var differ []string
+	for i := range have {
+		if have[i] != want[i] {
+			differ = append(differ, fmt.Sprintf("program %s, model %s", have[i], want[i]))
+		}
+	}
+	return fmt.Errorf("slot %d (%+v): %s", n, m.Table.Slots[n], strings.Join(differ, "; "))
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// fields writes an entry field by field.
+func fields(f *dataplane.RawFlow) []string {
+	forward, tag := f.Rw.Via.Forward, f.Rw.Tag.Of
+	return []string{
+		fmt.Sprintf("state %d distance %d", f.State&3, f.State>>2&31), fmt.Sprintf("home %#x", f.Home),
+		fmt.Sprintf("stamp %d", f.Stamp), fmt.Sprintf("twin %d", int32(f.Twin)),
+		fmt.Sprintf("key %v", f.Key), fmt.Sprintf("rewrite %x:%x %x:%x", f.Rw.Saddr, f.Rw.Sport, f.Rw.Daddr, f.Rw.Dport),
+		fmt.Sprintf("backend %d", forward.Backend), fmt.Sprintf("backend gen %d", forward.BackendGen),
+		fmt.Sprintf("client %#x", forward.Client), fmt.Sprintf("link %d", tag.Link), fmt.Sprintf("link gen %d", tag.LinkGen),
+		fmt.Sprintf("flags %#x", tag.Flags), fmt.Sprintf("deltas fit %t", deltasFit(f)),
+	}
+}
+
 // CompareAll compares the whole flow table, usage, port domains and counters with the model's.
 func (p *Programs) CompareAll(m *model.Machine) error {
 	for n := range m.Table.Slots {
 		if !sameSlot(&p.flows[n], &m.Table.Slots[n]) {
-			return fmt.Errorf("slot %d: program %+v, model %+v", n, p.flows[n], rawSlot(&m.Table.Slots[n]))
+			return p.slotError(m, uint32(n))
 		}
 	}
 	if p.table[0].Pairs != m.Pairs || (p.table[0].WantedSweep != 0) != m.WantedSweep {

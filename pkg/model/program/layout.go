@@ -40,7 +40,7 @@ func rawSlot(s *model.Slot) dataplane.RawFlow {
 		}
 		raw.Rw.Tag.Of.Link, raw.Rw.Tag.Of.LinkGen, raw.Rw.Tag.Of.Flags = s.RW.Link, s.RW.LinkGen, s.RW.Flags
 	}
-	raw.State = uint32(s.State) | uint32(s.Distance)<<2 | s.Claims<<7
+	raw.State = uint32(s.State) | uint32(s.Distance)<<2
 	raw.Home = s.Homes
 	return raw
 }
@@ -49,6 +49,7 @@ func rawSlot(s *model.Slot) dataplane.RawFlow {
 func sameSlot(have *dataplane.RawFlow, s *model.Slot) bool {
 	want := rawSlot(s)
 	got := *have
+	got.State &= 1<<7 - 1 // how often the slot was taken is the program's own business
 	if s.State == model.SlotFree {
 		return got.State == want.State && got.Home == want.Home
 	}
@@ -56,6 +57,9 @@ func sameSlot(have *dataplane.RawFlow, s *model.Slot) bool {
 		return false
 	}
 	got.Rw.L3Delta, got.Rw.L4Delta = 0, 0
+	if s.Key.Kind != model.KindFlow && s.RW.Backend != 0 {
+		got.Rw.Via.Forward.Client = want.Rw.Via.Forward.Client // of no use to fragments
+	}
 	return got == want
 }
 
@@ -114,11 +118,7 @@ func rawIface(k model.InterfaceKey, i *model.Interface) dataplane.RawIface {
 }
 
 func rawRule(service uint32, r *model.Rule) dataplane.RawRule {
-	raw := dataplane.RawRule{Service: service, Nat: r.NAT, BackendPort: net16(r.BackendPort), Distribution: uint8(r.Distribution)}
-	if r.HA {
-		raw.Flags = ruleHA
-	}
-	return raw
+	return dataplane.RawRule{Service: service, Nat: r.NAT, BackendPort: net16(r.BackendPort), Distribution: uint8(r.Distribution)}
 }
 
 func rawNATSet(s *model.NATSet) dataplane.RawNatset {
@@ -136,5 +136,4 @@ const (
 	outXDP          = 1 << 0
 	ifacePassOther  = 1 << 0
 	ifaceInner      = 1 << 1
-	ruleHA          = 1 << 0
 )
