@@ -13,8 +13,9 @@ const (
 	descriptorsPerConnection = 2
 	descriptorsPerPipe       = 2
 	reservedDescriptors      = 1024
-	// A quarter of a connection's share: when pipes run out, data is copied instead.
-	connectionsPerPipe = 4
+	// One pipe for so many connections, if nobody says how many there are to be: when pipes run
+	// out, data is copied instead.
+	connectionsPerPipe = 8
 )
 
 // MemoryPerConnection is what an idle connection adds to the process, in bytes, rounded up;
@@ -45,8 +46,8 @@ func RaiseDescriptors(wanted int) (Capacity, error) {
 
 // capacity divides descriptors into connections and pipes.
 func capacity(descriptors, wanted int) (Capacity, error) {
-	const perFour = connectionsPerPipe*descriptorsPerConnection + descriptorsPerPipe
-	fit := max(0, descriptors-reservedDescriptors) / perFour * connectionsPerPipe
+	const perPipe = connectionsPerPipe*descriptorsPerConnection + descriptorsPerPipe
+	fit := max(0, descriptors-reservedDescriptors) / perPipe * connectionsPerPipe
 	if wanted > fit {
 		return Capacity{}, fmt.Errorf("allow %d proxied connections: %d descriptors are enough for %d (raise the hard limit of open files, e.g. LimitNOFILE=)", wanted, descriptors, fit)
 	}

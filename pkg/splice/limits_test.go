@@ -7,7 +7,7 @@ import (
 
 func TestCapacity_Descriptors_AreDivided(t *testing.T) {
 	for _, c := range []struct{ descriptors, wanted, connections, pipes int }{
-		{20000, 0, 7588, 1900},
+		{20000, 0, 8432, 1056},
 		{20000, 5000, 5000, 4488},
 		{1024, 0, 0, 0},
 		{1 << 20, 8000, 8000, 16000},

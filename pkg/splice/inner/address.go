@@ -21,8 +21,8 @@ func Listen() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{100, 64, 0, 1}), ListenPort)
 }
 
-// Dialer is the source address of the n-th user of dial entries, 0..MaxDialers-1.
-func Dialer(n int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, 0, byte(64 + n%MaxDialers)}) }
+// DialSource is the source address of the n-th user of dial entries, 0..MaxDialers-1.
+func DialSource(n int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, 0, byte(64 + n%MaxDialers)}) }
 
 // Sources are the addresses from which consumers' connections reach the listener: the
 // NAT IPs of the inner VNet, in the order in which they fill.

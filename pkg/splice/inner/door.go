@@ -46,7 +46,7 @@ type Ports struct {
 }
 
 // NewPorts returns the ports of the n-th user, 0..MaxDialers-1.
-func NewPorts(n int) *Ports { return &Ports{source: Dialer(n)} }
+func NewPorts(n int) *Ports { return &Ports{source: DialSource(n)} }
 
 // Take returns the address to bind and the address to connect to. 64,512 ports times 65,536
 // far addresses pass before a pair comes again, so a socket in TIME_WAIT never stands in the way.

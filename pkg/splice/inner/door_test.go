@@ -14,7 +14,7 @@ func TestPorts_Take_NoPairTwice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if source.Addr() != Dialer(3) || source.Port() < firstPort || to.Port() != 443 || !Prefix().Contains(to.Addr()) || Locals().Contains(to.Addr()) {
+		if source.Addr() != DialSource(3) || source.Port() < firstPort || to.Port() != 443 || !Prefix().Contains(to.Addr()) || Locals().Contains(to.Addr()) {
 			t.Fatalf("took %v -> %v", source, to)
 		}
 		if seen[[2]netip.AddrPort{source, to}] {
@@ -41,7 +41,7 @@ func TestPorts_TakenPort_NotGivenAgain(t *testing.T) {
 	if _, _, err := ports.Take(443); !errors.Is(err, ErrPorts) {
 		t.Fatalf("with every port taken: %v, want ErrPorts", err)
 	}
-	ports.Give(netip.AddrPortFrom(Dialer(0), 4711))
+	ports.Give(netip.AddrPortFrom(DialSource(0), 4711))
 	if source, _, err := ports.Take(443); err != nil || source.Port() != 4711 {
 		t.Fatalf("after port 4711 was given back: %v, %v", source, err)
 	}
@@ -51,9 +51,9 @@ func TestAddresses_Roles_DoNotMeet(t *testing.T) {
 	seen := map[netip.Addr]bool{Listen().Addr(): true}
 	list := Sources()
 	for n := range MaxDialers {
-		list = append(list, Dialer(n))
-		if !Locals().Contains(Dialer(n)) {
-			t.Errorf("dialer %d has %v, which is not local", n, Dialer(n))
+		list = append(list, DialSource(n))
+		if !Locals().Contains(DialSource(n)) {
+			t.Errorf("dialer %d has %v, which is not local", n, DialSource(n))
 		}
 	}
 	for _, address := range list {

@@ -1,0 +1,106 @@
+package probe
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/privlink/privlink/pkg/splice/header"
+	"github.com/privlink/privlink/pkg/splice/inner"
+)
+
+// Dial makes a connection to a backend; (*inner.Dialer).Dial is one.
+type Dial func(ctx context.Context, to inner.Destination) (*net.TCPConn, error)
+
+// afterHeader is how long a TCP probe waits for what a server says to its header.
+const afterHeader = 300 * time.Millisecond
+
+// maxBody is how much of a body is read so that the connection ends in order, in bytes.
+const maxBody = 64 << 10
+
+// ask probes once and returns whether the backend is healthy, and why.
+func ask(ctx context.Context, dial Dial, c *Check) (healthy bool, why string) {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	conn, err := dial(ctx, c.To)
+	if err != nil {
+		return false, "connect: " + cause(err)
+	}
+	defer conn.Close()
+	// Closed in order, like the connections it stands for; the kernel keeps what is on its way.
+	if err := conn.SetLinger(-1); err != nil {
+		return false, reason(c, "close in order", err)
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return false, reason(c, "set deadline", err)
+		}
+	}
+
+	if c.Header {
+		if _, err := conn.Write(header.Local()); err != nil {
+			return false, reason(c, "send PROXY header", err)
+		}
+	}
+	switch c.Kind {
+	case HTTP:
+		return askPath(c, conn)
+	case HTTPS:
+		// Backends have certificates of their own making; the probe asks for health, not for trust.
+		secure := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: c.To.Target.Addr().String()})
+		if err := secure.HandshakeContext(ctx); err != nil {
+			return false, reason(c, "TLS handshake", err)
+		}
+		return askPath(c, secure)
+	default:
+		return askConnected(c, conn)
+	}
+}
+
+// askConnected is a TCP probe: connected is healthy. What a server answers to the header cannot
+// make it unhealthy, but is worth telling.
+func askConnected(c *Check, conn *net.TCPConn) (bool, string) {
+	if !c.Header {
+		return true, "connected"
+	}
+	if err := errors.Join(conn.CloseWrite(), conn.SetReadDeadline(time.Now().Add(min(afterHeader, c.Timeout)))); err != nil {
+		return true, "connected"
+	}
+	answer := make([]byte, 512)
+	n, _ := io.ReadAtLeast(conn, answer, len(answer)) // an error is the end of what it has to say
+	if what, ok := refusal(answer[:n]); ok {
+		return true, fmt.Sprintf("connected, but the PROXY header was answered with %s (%s)", what, hintNotRead)
+	}
+	return true, "connected"
+}
+
+// askPath is an HTTP probe on a connection: only 200 is healthy.
+func askPath(c *Check, conn net.Conn) (bool, string) {
+	request := "GET " + c.Path + " HTTP/1.1\r\nHost: " + c.To.Target.String() +
+		"\r\nUser-Agent: privlink-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+	if _, err := io.WriteString(conn, request); err != nil {
+		return false, reason(c, "send request", err)
+	}
+	buffered := bufio.NewReaderSize(conn, 2048)
+	response, err := http.ReadResponse(buffered, nil)
+	if err != nil {
+		if start, _ := buffered.Peek(buffered.Buffered()); c.Header {
+			if what, ok := refusal(start); ok {
+				return false, fmt.Sprintf("read answer: %s (%s)", what, hintNotRead)
+			}
+		}
+		return false, reason(c, "read answer", err)
+	}
+	defer response.Body.Close()
+	_, _ = io.CopyN(io.Discard, response.Body, maxBody) // only so that the close is in order
+	if response.StatusCode != http.StatusOK {
+		return false, statusReason(c, response.StatusCode)
+	}
+	return true, fmt.Sprintf("%v: status 200", c.Kind)
+}

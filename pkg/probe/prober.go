@@ -1,0 +1,247 @@
+package probe
+
+import (
+	"container/heap"
+	"context"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// MaxAtOnce bounds the probes under way, and with them descriptors.
+const MaxAtOnce = 400
+
+// Prober asks a set of checks. The caller replaces the set as often as it likes.
+type Prober struct {
+	dial   Dial
+	report func(Result)
+	log    logrus.FieldLogger
+	random func() float64 // 0..1
+
+	wake chan struct{} // the queue's head may have changed
+	done chan outcome
+
+	mu      sync.Mutex
+	entries map[string]*entry
+	queue   queue
+}
+
+// entry is a check with its history. Guarded by the prober's lock.
+type entry struct {
+	check   Check
+	history history
+	result  Result
+	due     time.Time
+	place   int  // in the queue, -1 = under way or removed
+	removed bool // or replaced
+}
+
+type outcome struct {
+	entry   *entry
+	healthy bool
+	reason  string
+	at      time.Time
+	took    time.Duration
+}
+
+// New returns a prober. report is called for a check's first result and whenever its verdict
+// changes, from one goroutine at a time; it must not block for long and may call Set.
+func New(dial Dial, report func(Result), log logrus.FieldLogger) *Prober {
+	return &Prober{
+		dial: dial, report: report, log: log, random: rand.Float64,
+		wake: make(chan struct{}, 1), done: make(chan outcome, MaxAtOnce),
+		entries: make(map[string]*entry),
+	}
+}
+
+// Set replaces the checks. One that is the same as before keeps history and schedule; one whose
+// times or threshold changed keeps its verdict; a new one is asked within a tenth of its interval.
+func (p *Prober) Set(checks []Check) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	before := p.entries
+	p.entries = make(map[string]*entry, len(checks))
+	for _, c := range checks {
+		c = c.withDefaults()
+		old := before[c.Key]
+		if old != nil && old.check == c {
+			p.entries[c.Key] = old
+			delete(before, c.Key)
+			continue
+		}
+		e := &entry{check: c, due: now.Add(p.part(c.Interval / 10)), result: Result{Key: c.Key}}
+		if old != nil && old.check.sameQuestion(c) {
+			e.history, e.result = old.history, old.result
+		}
+		p.entries[c.Key] = e
+		heap.Push(&p.queue, e)
+	}
+	for _, old := range before {
+		old.removed = true
+		if old.place >= 0 {
+			heap.Remove(&p.queue, old.place)
+		}
+	}
+	p.notify()
+}
+
+// sameQuestion says whether the answers to one check are answers to the other.
+func (c Check) sameQuestion(other Check) bool {
+	c.Interval, c.Timeout, c.Threshold, c.Expects = other.Interval, other.Timeout, other.Threshold, other.Expects
+	return c == other
+}
+
+// Results returns what is known, by key; checks without a first result are not among them.
+func (p *Prober) Results() map[string]Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	results := make(map[string]Result, len(p.entries))
+	for key, e := range p.entries {
+		if e.history.known {
+			results[key] = e.result
+		}
+	}
+	return results
+}
+
+// Keys returns the keys of all checks, sorted.
+func (p *Prober) Keys() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.entries))
+}
+
+// Run asks until the context ends, and returns when no probe is under way any more.
+func (p *Prober) Run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	underWay := 0
+	for {
+		var due []*entry
+		var next time.Duration
+		if ctx.Err() == nil {
+			due, next = p.take(MaxAtOnce - underWay)
+		} else if underWay == 0 {
+			return
+		}
+		for _, e := range due {
+			underWay++
+			go p.ask(ctx, e, e.check)
+		}
+		timer.Reset(next)
+
+		select {
+		case o := <-p.done:
+			underWay--
+			if ctx.Err() == nil { // what was cut short says nothing
+				p.learn(o)
+			}
+		case <-timer.C:
+		case <-p.wake:
+		case <-p.ended(ctx):
+		}
+	}
+}
+
+// ended is the context's end, once: afterwards only probes under way are waited for.
+func (p *Prober) ended(ctx context.Context) <-chan struct{} {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return ctx.Done()
+}
+
+// ask runs one probe; the check is passed by value, as the entry is guarded.
+func (p *Prober) ask(ctx context.Context, e *entry, c Check) {
+	start := time.Now()
+	healthy, why := ask(ctx, p.dial, &c)
+	end := time.Now()
+	p.done <- outcome{e, healthy, why, end, end.Sub(start)}
+}
+
+// take removes up to room due entries from the queue and says when the next one is due.
+func (p *Prober) take(room int) (due []*entry, next time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for len(p.queue) > 0 && len(due) < room && !p.queue[0].due.After(now) {
+		due = append(due, heap.Pop(&p.queue).(*entry))
+	}
+	if len(p.queue) == 0 || len(due) == room {
+		return due, time.Hour // something will wake the scheduler
+	}
+	return due, p.queue[0].due.Sub(now)
+}
+
+// learn puts an outcome into the entry's history and schedules its next probe.
+func (p *Prober) learn(o outcome) {
+	p.mu.Lock()
+	e := o.entry
+	if e.removed {
+		p.mu.Unlock()
+		return
+	}
+	changed := e.history.observe(o.healthy, &e.check, o.at)
+	e.result.Healthy, e.result.Since = e.history.healthy, e.history.since
+	e.result.Reason, e.result.At, e.result.Took = o.reason, o.at, o.took
+	if o.healthy {
+		e.result.Succeeded++
+	} else {
+		e.result.Failed++
+	}
+	// From the start of the last probe, give or take a tenth, and never at once.
+	c := &e.check
+	e.due = o.at.Add(max(c.Interval/10, c.Interval*9/10+p.part(c.Interval/5)-o.took))
+	heap.Push(&p.queue, e)
+	result := e.result
+	p.mu.Unlock()
+
+	if changed {
+		p.log.WithFields(logrus.Fields{"check": result.Key, "healthy": result.Healthy, "reason": result.Reason}).Info("backend health")
+		p.report(result)
+	}
+}
+
+// part is a random part of d.
+func (p *Prober) part(d time.Duration) time.Duration {
+	return time.Duration(p.random() * float64(d))
+}
+
+func (p *Prober) notify() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// queue is a heap of entries by due time.
+type queue []*entry
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].place, q[j].place = i, j
+}
+
+// Push is heap.Interface's.
+func (q *queue) Push(x any) {
+	e := x.(*entry)
+	e.place = len(*q)
+	*q = append(*q, e)
+}
+
+// Pop is heap.Interface's.
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	e := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	e.place = -1
+	return e
+}

@@ -1,0 +1,172 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/privlink/privlink/pkg/splice/inner"
+)
+
+var errDown = errors.New("down")
+
+// world is a set of backends without a network: a dial fails, or the probe ends with its error.
+type world struct {
+	mu      sync.Mutex
+	down    map[string]bool
+	asked   map[string]int
+	results []Result
+	took    time.Duration
+	now     atomic.Int64 // probes under way
+	most    atomic.Int64
+}
+
+func (w *world) dial(ctx context.Context, to inner.Destination) (*net.TCPConn, error) {
+	if n := w.now.Add(1); n > w.most.Load() {
+		w.most.Store(n)
+	}
+	defer w.now.Add(-1)
+	if w.took > 0 {
+		select {
+		case <-time.After(w.took):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked[to.Rule]++
+	return nil, errDown
+}
+
+func (w *world) report(r Result) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.results = append(w.results, r)
+}
+
+func startProber(t *testing.T, w *world) *Prober {
+	t.Helper()
+	w.asked = make(map[string]int)
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	p := New(w.dial, w.report, log)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+		if n := w.now.Load(); n != 0 {
+			t.Errorf("%d probes outlive the prober", n)
+		}
+	})
+	return p
+}
+
+func checks(n int, interval time.Duration) []Check {
+	list := make([]Check, n)
+	for i := range list {
+		list[i] = Check{Key: fmt.Sprint(i), To: inner.Destination{Rule: fmt.Sprint(i)}, Interval: interval, Timeout: interval}
+	}
+	return list
+}
+
+func TestProber_ThousandChecks_EachOncePerIntervalAndSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{took: 100 * time.Millisecond}
+		p := startProber(t, w)
+		p.Set(checks(1000, 5*time.Second))
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for key, n := range w.asked {
+			if n < 11 || n > 14 {
+				t.Errorf("check %s was asked %d times in a minute, want about 12", key, n)
+			}
+		}
+		if len(w.asked) != 1000 || len(w.results) != 1000 {
+			t.Errorf("%d checks asked, %d reported, want 1,000", len(w.asked), len(w.results))
+		}
+		if most := w.most.Load(); most > MaxAtOnce {
+			t.Errorf("%d probes at once", most)
+		}
+	})
+}
+
+func TestProber_AllSlow_BoundedAtOnceAndAllAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{took: time.Hour}
+		p := startProber(t, w)
+		p.Set(checks(1000, 5*time.Second))
+		time.Sleep(time.Minute)
+		if most := w.most.Load(); most != MaxAtOnce {
+			t.Errorf("%d probes at once, want %d", most, MaxAtOnce)
+		}
+		for key, r := range p.Results() {
+			if r.Healthy || r.Reason != "connect: no answer in time" {
+				t.Fatalf("check %s: %+v", key, r)
+			}
+		}
+		if n := len(p.Results()); n != 1000 {
+			t.Errorf("%d results, want 1,000: slow checks starve others", n)
+		}
+	})
+}
+
+func TestProber_Set_ReplacesAndForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		p := startProber(t, w)
+		list := checks(3, 5*time.Second)
+		p.Set(list)
+		time.Sleep(20 * time.Second)
+		before := p.Results()
+
+		list[1].Threshold = 7       // the same question
+		list[2].To.Rule = "another" // another question
+		p.Set(list[1:])
+		if after := p.Results(); len(after) != 1 || after["1"].Failed != before["1"].Failed {
+			t.Errorf("after the change: %+v, before: %+v", after, before)
+		}
+		w.mu.Lock()
+		asked := w.asked["0"]
+		w.mu.Unlock()
+		time.Sleep(20 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.asked["0"] != asked {
+			t.Error("a removed check is still asked")
+		}
+		if w.asked["another"] < 3 || p.Results()["2"].Failed < 3 {
+			t.Errorf("the new check was asked %d times", w.asked["another"])
+		}
+	})
+}
+
+func TestProber_RemovedWhileUnderWay_ReportsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{took: 3 * time.Second}
+		p := startProber(t, w)
+		p.Set(checks(1, 5*time.Second))
+		time.Sleep(2 * time.Second)
+		p.Set(nil)
+		time.Sleep(10 * time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.asked["0"] != 1 || len(w.results) != 0 {
+			t.Errorf("asked %d times, reported %v", w.asked["0"], w.results)
+		}
+	})
+}
