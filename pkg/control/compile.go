@@ -251,6 +251,8 @@ func effective(rule *dataplane.Rule, service *api.PrivateLinkService, minutes *i
 		rule.IdleTCP, rule.IdleUDP = uint32(seconds), uint32(seconds)
 	}
 	rule.TCPReset = rule.TCPReset || service.Properties.EnableTCPReset.Or(false)
+	rule.ProxyTLV = string(service.Properties.ProxyTLV.Or(api.ProxyTLVAzure))
+	rule.ProxyCRC32C = service.Properties.ProxyCRC32C.Or(false)
 	rule.Proxy = service.Properties.EnableProxyProtocol && rule.Protocol != dataplane.ProtocolUDP
 }
 
