@@ -22,7 +22,9 @@ func Listen() netip.AddrPort {
 }
 
 // DialSource is the source address of the n-th user of dial entries, 0..MaxDialers-1.
-func DialSource(n int) netip.Addr { return netip.AddrFrom4([4]byte{100, 64, 0, byte(64 + n%MaxDialers)}) }
+func DialSource(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{100, 64, 0, byte(64 + n%MaxDialers)})
+}
 
 // Sources are the addresses from which consumers' connections reach the listener: the
 // NAT IPs of the inner VNet, in the order in which they fill.

@@ -80,6 +80,11 @@ func (d *Dialer) serve() {
 // changed. Errors keep what the kernel said (syscall.ECONNREFUSED, ...); with the context's
 // deadline over it is os.ErrDeadlineExceeded.
 func (d *Dialer) Dial(ctx context.Context, to Destination) (*net.TCPConn, error) {
+	select {
+	case <-d.stop: // first, as the thread may not have noticed yet
+		return nil, errClosed
+	default:
+	}
 	d.mu.Lock()
 	source, far, err := d.ports.Take(to.Target.Port())
 	d.mu.Unlock()
