@@ -38,6 +38,8 @@ func newApp(env *environment) *cli.App {
 		applyCommand(env),
 		deleteCommand(env),
 		statusCommand(env),
+		runCommand(env),
+		downCommand(env),
 		demoCommand(env),
 		verb{name: "version", usage: "print the version", offline: true, run: printVersion}.command(env),
 		completionCommand(env),

@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/privlink/privlink/pkg/api"
-	"github.com/privlink/privlink/pkg/client"
 )
 
 func applyCommand(env *environment) *cli.Command {
@@ -39,11 +39,10 @@ func fileFlags() []cli.Flag {
 
 // step is what apply or delete does, or would do, with one document.
 type step struct {
-	Action   string   `json:"action"` // create, change, nothing, delete
-	ID       string   `json:"id"`
-	Changes  []change `json:"changes,omitempty"`
-	document document
-	short    string
+	Action  string   `json:"action"` // create, change, nothing, delete
+	ID      string   `json:"id"`
+	Changes []change `json:"changes,omitempty"`
+	id      api.ID
 }
 
 func (c *call) documents() ([]document, error) {
@@ -59,67 +58,22 @@ func (c *call) documents() ([]document, error) {
 	return documents, nil
 }
 
-// stored is a resource as the daemon has it, or nil.
-func (c *call) stored(ctx context.Context, id api.ID) (api.Resource, error) {
-	text, err := client.Get[json.RawMessage](ctx, c.api, id)
-	if api.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return api.Decode(*text, api.Kind(id.Type), api.Tolerant)
-}
-
 func applyFile(ctx context.Context, c *call) error {
 	documents, err := c.documents()
 	if err != nil {
 		return err
 	}
-	var steps []step
+	var batch api.Batch
 	for _, d := range inOrder(documents) {
-		s, err := c.plan(ctx, d)
+		// The file says everything: own properties that it leaves out get their defaults.
+		api.Complete(d.resource)
+		text, err := json.Marshal(d.resource)
 		if err != nil {
 			return fmt.Errorf("%s: %w", d.id.Short(), err)
 		}
-		if s.Action != "nothing" && !c.Bool("dry-run") {
-			if err := c.write(ctx, d, documents); err != nil {
-				return fmt.Errorf("%s: %w", d.id.Short(), err)
-			}
-		}
-		if err := c.tell(s); err != nil {
-			return err
-		}
-		steps = append(steps, s)
+		batch.Steps = append(batch.Steps, api.BatchStep{ID: d.id.String(), Put: text})
 	}
-	if !c.out.human() {
-		return c.out.value(steps, nil)
-	}
-	return nil
-}
-
-// plan compares a document with what the daemon has.
-func (c *call) plan(ctx context.Context, d document) (step, error) {
-	s := step{Action: "create", ID: d.id.String(), document: d, short: d.id.Short()}
-	stored, err := c.stored(ctx, d.id)
-	if err != nil || stored == nil {
-		return s, err
-	}
-	s.Action = "change"
-	if s.Changes, err = differences(stored, d.resource); err != nil {
-		return s, err
-	}
-	if len(s.Changes) == 0 {
-		s.Action = "nothing"
-	}
-	return s, nil
-}
-
-// write puts one document. A network whose peerings name networks that come later in the file is written without these first.
-func (c *call) write(ctx context.Context, d document, all []document) error {
-	api.Complete(d.resource)
-	_, err := client.Put[json.RawMessage](ctx, c.api, d.id, d.resource, client.Conditions{})
-	return err
+	return c.runBatch(ctx, batch)
 }
 
 func deleteFile(ctx context.Context, c *call) error {
@@ -129,19 +83,48 @@ func deleteFile(ctx context.Context, c *call) error {
 	}
 	sorted := inOrder(documents)
 	slices.Reverse(sorted)
-	var steps []step
+	var batch api.Batch
 	for _, d := range sorted {
-		s := step{Action: "delete", ID: d.id.String(), short: d.id.Short()}
-		stored, err := c.stored(ctx, d.id)
+		batch.Steps = append(batch.Steps, api.BatchStep{ID: d.id.String()})
+	}
+	return c.runBatch(ctx, batch)
+}
+
+// runBatch does all steps or none, prints what each did, and waits until the kernel agrees. A dry run prints the same
+// lines; the daemon checks everything and changes nothing.
+func (c *call) runBatch(ctx context.Context, batch api.Batch) error {
+	batch.DryRun = c.Bool("dry-run")
+	var answer struct {
+		Outcomes []struct {
+			ID      string          `json:"id"`
+			Before  json.RawMessage `json:"before"`
+			After   json.RawMessage `json:"after"`
+			Changed bool            `json:"changed"`
+		} `json:"outcomes"`
+	}
+	if _, err := c.api.Call(ctx, http.MethodPost, "/privlink/batch", nil, nil, batch, &answer); err != nil {
+		return err
+	}
+	steps := []step{}
+	for _, outcome := range answer.Outcomes {
+		id, err := api.ParseID(outcome.ID, api.ID{})
 		if err != nil {
-			return fmt.Errorf("%s: %w", d.id.Short(), err)
+			return err
 		}
-		if stored == nil {
-			s.Action = "nothing"
-		} else if !c.Bool("dry-run") {
-			if _, err := c.api.Delete(ctx, d.id, nil, client.Conditions{}); err != nil {
-				return fmt.Errorf("%s: %w", d.id.Short(), err)
+		s := step{ID: outcome.ID, id: id}
+		before, after := present(outcome.Before), present(outcome.After)
+		switch {
+		case !before && after:
+			s.Action = "create"
+		case before && !after:
+			s.Action = "delete"
+		case before && after && outcome.Changed:
+			s.Action = "change"
+			if s.Changes, err = differences(api.Kind(id.Type), outcome.Before, outcome.After); err != nil {
+				return err
 			}
+		default:
+			s.Action = "nothing"
 		}
 		if err := c.tell(s); err != nil {
 			return err
@@ -149,18 +132,31 @@ func deleteFile(ctx context.Context, c *call) error {
 		steps = append(steps, s)
 	}
 	if !c.out.human() {
-		return c.out.value(steps, nil)
+		if err := c.out.value(steps, nil); err != nil {
+			return err
+		}
+	}
+	if batch.DryRun {
+		return nil
+	}
+	for _, s := range steps {
+		if err := c.api.Await(ctx, s.id, s.Action == "delete"); err != nil {
+			return fmt.Errorf("%s: %w", s.id.Short(), err)
+		}
 	}
 	return nil
 }
 
+// present says that an answer has a resource there.
+func present(text json.RawMessage) bool { return len(text) > 0 && string(text) != "null" }
+
 // tell prints a step for people: one line, or one per property changed.
 func (c *call) tell(s step) error {
 	if s.Action != "change" {
-		return c.out.say("%s %s", s.Action, s.short)
+		return c.out.say("%s %s", s.Action, s.id.Short())
 	}
 	for _, ch := range s.Changes {
-		if err := c.out.say("change %s: %s: %s -> %s", s.short, ch.Property, oneLine(show(ch.From)), oneLine(show(ch.To))); err != nil {
+		if err := c.out.say("change %s: %s: %s -> %s", s.id.Short(), ch.Property, oneLine(show(ch.From)), oneLine(show(ch.To))); err != nil {
 			return err
 		}
 	}

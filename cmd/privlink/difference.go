@@ -17,14 +17,14 @@ type change struct {
 	To       any    `json:"to"`
 }
 
-// differences are the properties in which wanted is not what stored has. Both are reduced to what a writer decides:
-// no ids, etags, states; own properties that are absent and null are the same.
-func differences(stored, wanted api.Resource) ([]change, error) {
-	from, err := decided(stored)
+// differences are the properties in which a resource after a write is not what it was before. Both are reduced to what
+// a writer decides: no ids, etags and states.
+func differences(kind api.Kind, before, after json.RawMessage) ([]change, error) {
+	from, err := decided(kind, before)
 	if err != nil {
 		return nil, err
 	}
-	to, err := decided(wanted)
+	to, err := decided(kind, after)
 	if err != nil {
 		return nil, err
 	}
@@ -34,22 +34,13 @@ func differences(stored, wanted api.Resource) ([]change, error) {
 }
 
 // decided is a resource as a JSON tree of what its writer decides.
-func decided(r api.Resource) (any, error) {
-	text, err := json.Marshal(r)
+func decided(kind api.Kind, text json.RawMessage) (any, error) {
+	resource, err := api.Decode(text, kind, api.Tolerant)
 	if err != nil {
 		return nil, fmt.Errorf("compare resources: %w", err)
 	}
-	copied, err := api.Decode(text, r.Kind(), api.Tolerant)
-	if err != nil {
-		return nil, fmt.Errorf("compare resources: %w", err)
-	}
-	api.ClearReadOnly(copied)
-	id := api.IDOf(r)
-	// The same defaults and spellings on both sides.
-	if err := copied.Validate(id); err != nil {
-		return nil, fmt.Errorf("compare resources: %w", err)
-	}
-	if text, err = json.Marshal(copied); err != nil {
+	api.ClearReadOnly(resource)
+	if text, err = json.Marshal(resource); err != nil {
 		return nil, fmt.Errorf("compare resources: %w", err)
 	}
 	var tree any

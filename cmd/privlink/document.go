@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
-	yamlv2 "go.yaml.in/yaml/v2"
 	"sigs.k8s.io/yaml"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -53,30 +53,40 @@ func splitDocuments(text []byte) ([]json.RawMessage, error) {
 	if start := bytes.TrimSpace(text); len(start) > 0 && start[0] == '{' {
 		return splitJSON(text)
 	}
-	decoder := yamlv2.NewDecoder(bytes.NewReader(text))
 	var parts []json.RawMessage
-	for {
-		var tree yamlv2.MapSlice // keeps a key that is given twice, for the strict reader to refuse
-		err := decoder.Decode(&tree)
-		if errors.Is(err, io.EOF) {
-			return parts, nil
-		}
+	for _, document := range splitYAML(string(text)) {
+		// Strict: a key given twice is an error.
+		part, err := yaml.YAMLToJSONStrict([]byte(document))
 		if err != nil {
 			return nil, fmt.Errorf("document %d: %w", len(parts)+1, err)
 		}
-		if len(tree) == 0 {
-			continue // as behind a last "---"
+		if string(part) != "null" { // as behind a last "---"
+			parts = append(parts, part)
 		}
-		plain, err := yamlv2.Marshal(tree)
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", len(parts)+1, err)
-		}
-		part, err := yaml.YAMLToJSONStrict(plain)
-		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", len(parts)+1, err)
-		}
-		parts = append(parts, part)
 	}
+	return parts, nil
+}
+
+// splitYAML cuts a file at its lines of "---". What comes before a document becomes empty lines, so that errors
+// name the line in the file.
+func splitYAML(text string) []string {
+	var documents []string
+	lines := strings.SplitAfter(text, "\n")
+	begin := 0
+	add := func(end int) {
+		documents = append(documents, strings.Repeat("\n", begin)+strings.Join(lines[begin:end], ""))
+	}
+	for i, line := range lines {
+		rest, marked := strings.CutPrefix(line, "---")
+		if !marked || strings.TrimLeft(rest, " \t\r\n") == rest && rest != "" {
+			continue
+		}
+		add(i)
+		begin = i
+		lines[i] = rest // a document may begin behind the mark
+	}
+	add(len(lines))
+	return documents
 }
 
 // splitJSON reads JSON documents one behind the other.
@@ -123,6 +133,7 @@ func readDocument(part json.RawMessage, base api.ID) (document, error) {
 	if outer.Name == "" {
 		return document{}, errors.New("name is missing")
 	}
+	delete(fields, "type") // in any spelling that KindOf knows
 	delete(fields, "subscription")
 	delete(fields, "resourceGroup")
 	inner, err := json.Marshal(fields)

@@ -84,6 +84,10 @@ func (l *commandLine) word(word string) error {
 		l.names = append(l.names, word)
 		return nil
 	}
+	if word == "help" {
+		l.wantHelp = true
+		return nil
+	}
 	var known []string
 	for _, command := range l.commands {
 		if command.HasName(word) {

@@ -164,3 +164,33 @@ func (c *Client) wait(ctx context.Context, link string) error {
 		}
 	}
 }
+
+// Await waits until the kernel agrees with a resource, or until it is gone. A resource that Failed is an error with the reason.
+func (c *Client) Await(ctx context.Context, id api.ID, gone bool) error {
+	for pause := firstPoll; ; pause = min(2*pause, lastPoll) {
+		var state struct {
+			Properties struct {
+				ProvisioningState api.ProvisioningState `json:"provisioningState"`
+				FailureReason     string                `json:"failureReason"`
+			} `json:"properties"`
+		}
+		_, err := c.Call(ctx, http.MethodGet, Path(id), nil, nil, nil, &state)
+		switch now := state.Properties.ProvisioningState; {
+		case gone && api.IsNotFound(err):
+			return nil
+		case err != nil:
+			return err
+		case gone && now != api.Deleting:
+			return nil // somebody made another one
+		case !gone && now == api.Succeeded:
+			return nil
+		case now == api.Failed:
+			return fmt.Errorf("the kernel did not take it: %s", state.Properties.FailureReason)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the kernel: %w (the daemon goes on)", ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}

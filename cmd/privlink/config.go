@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/sirupsen/logrus"
+	"sigs.k8s.io/yaml"
+
+	"github.com/privlink/privlink/pkg/server"
+)
+
+// config is the daemon's configuration file (YAML or JSON). Everything may be left out.
+type config struct {
+	// SocketMode is who may connect to the Unix socket, octal; default "0600". Who connects is known by uid and gid:
+	// a wider mode is needed for principals other than root, and gives nothing to those who are none.
+	SocketMode string `json:"socketMode"`
+	// Listen are TCP addresses that are answered on besides the socket.
+	Listen []listenConfig `json:"listen"`
+	// AliasSuffix are the last two labels of aliases; default azure.privatelinkservice.
+	AliasSuffix string `json:"aliasSuffix"`
+	// Flows is the size of the flow table in pairs, when it is made; default 262144.
+	Flows uint32 `json:"flows"`
+	// LogLevel is error, warn, info or debug; default info.
+	LogLevel string `json:"logLevel"`
+	// LogFormat is text or json; default text.
+	LogFormat string `json:"logFormat"`
+}
+
+// listenConfig is one TCP address with its certificates (PEM files).
+type listenConfig struct {
+	Address     string `json:"address"` // HOST:PORT
+	Certificate string `json:"certificate"`
+	Key         string `json:"key"`
+	ClientCA    string `json:"clientCA"`
+}
+
+// readConfig reads a configuration file; an empty name is the defaults. Unknown settings are refused.
+func readConfig(name string) (config, error) {
+	c := config{SocketMode: "0600", LogLevel: "info", LogFormat: "text"}
+	if name == "" {
+		return c, nil
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(text, &c); err != nil {
+		return c, fmt.Errorf("read configuration %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// socketMode is SocketMode as permission bits.
+func (c config) socketMode() (fs.FileMode, error) {
+	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
+	if err != nil || mode > 0o777 {
+		return 0, fmt.Errorf("configuration: socketMode %q is not an octal mode such as 0660", c.SocketMode)
+	}
+	return fs.FileMode(mode), nil
+}
+
+// logger makes the daemon's logger.
+func (c config) logger(env *environment) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(env.stderr)
+	level, err := logrus.ParseLevel(c.LogLevel)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: logLevel %q is not one of error, warn, info, debug", c.LogLevel)
+	}
+	log.SetLevel(level)
+	switch c.LogFormat {
+	case "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return nil, fmt.Errorf("configuration: logFormat %q is not one of text, json", c.LogFormat)
+	}
+	return log, nil
+}
+
+// tcp are the TCP addresses as the server takes them.
+func (c config) tcp() []server.TCPOptions {
+	var list []server.TCPOptions
+	for _, l := range c.Listen {
+		list = append(list, server.TCPOptions{Address: l.Address, CertFile: l.Certificate, KeyFile: l.Key, ClientCAFile: l.ClientCA})
+	}
+	return list
+}

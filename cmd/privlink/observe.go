@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/server"
+)
+
+// A sweep that ended longer ago than this, or a map fuller than this, degrades the status.
+const (
+	sweepLate = 15 * time.Second
+	mapFull   = 90 // percent
+)
+
+// Status implements server.Observer.
+func (d *daemon) Status(context.Context) (api.Status, error) {
+	control := d.controller.Status()
+	status := api.Status{
+		Version: version, Started: d.started, WantedRevision: control.Wanted, AppliedRevision: control.Applied,
+		Interfaces: []api.InterfaceStatus{}, Maps: []api.MapStatus{},
+	}
+	degraded := func(format string, args ...any) {
+		status.Degraded = true
+		status.Problems = append(status.Problems, fmt.Sprintf(format, args...))
+	}
+	if control.Err != nil {
+		degraded("revision %d is not applied: %v", control.Wanted, control.Err)
+	}
+	for _, a := range control.Result.Attachments {
+		i := api.InterfaceStatus{
+			Network: a.Network, Interface: a.Attachment.Interface, VLAN: a.Attachment.VLAN, Hook: a.Hook, Mode: string(a.Mode), Why: a.Why,
+			MTU: a.MTU, Others: a.Others, Warnings: a.Warnings,
+		}
+		if len(a.MAC) > 0 {
+			i.MAC = a.MAC.String()
+		}
+		if a.Err != nil {
+			i.Error = a.Err.Error()
+			degraded("interface %s carries no traffic: %v", a.Attachment.Interface, a.Err)
+		}
+		status.Interfaces = append(status.Interfaces, i)
+	}
+	for _, c := range control.Result.Conflicts {
+		degraded("%s of %s is in use by %s on %s", c.Addr, lastOf(c.Network), c.MAC, c.Interface)
+	}
+	for _, u := range control.Result.Unresolved {
+		status.Warnings = append(status.Warnings, fmt.Sprintf("nobody answers for backend %s of %s", u.Addr, lastOf(u.Network)))
+	}
+	maps, err := d.plane.MapUse()
+	if err != nil {
+		return status, err
+	}
+	for _, m := range maps {
+		status.Maps = append(status.Maps, api.MapStatus{Name: m.Map, Used: uint64(m.Used), Size: uint64(m.Max)})
+		if m.Noun == "flows" {
+			status.Flows += uint64(m.Used)
+		}
+		if uint64(m.Used)*100 > uint64(m.Max)*mapFull {
+			degraded("map %s holds %d of %d %s", m.Map, m.Used, m.Max, m.Noun)
+		}
+	}
+	swept, _, _ := d.plane.Sweep()
+	since := time.Since(d.started)
+	if !swept.IsZero() {
+		since = time.Since(swept)
+	}
+	status.SweepAgeSeconds = since.Seconds()
+	if since > sweepLate {
+		degraded("the flow table was last swept %s ago", since.Round(time.Second))
+	}
+	return status, nil
+}
+
+// Flows implements server.Observer.
+func (d *daemon) Flows(ctx context.Context, yield func(server.Flow) bool) error {
+	return d.plane.Flows(ctx, func(f dataplane.Flow) bool {
+		if f.Inner {
+			return true // probes and second legs: nobody's conversation
+		}
+		flow := server.Flow{Network: f.Network, Link: f.Link, RuleSet: f.RuleSet}
+		flow.Flow = api.Flow{
+			Protocol: protocolName(f.Protocol), State: string(f.Phase),
+			Client: f.Client.String(), Endpoint: f.Endpoint.String(), NAT: f.NAT.String(), Backend: f.Backend.String(),
+			LinkID: f.LinkID, EndpointName: f.Link, Service: f.RuleSet, IdleSeconds: f.Age, Slot: f.Slot, TwinSlot: f.Twin,
+		}
+		return yield(flow)
+	})
+}
+
+func protocolName(p dataplane.Protocol) string {
+	switch p {
+	case dataplane.ProtocolTCP:
+		return "tcp"
+	case dataplane.ProtocolUDP:
+		return "udp"
+	}
+	return "all"
+}
+
+// Ports implements server.Observer.
+func (d *daemon) Ports(context.Context) ([]server.Ports, error) {
+	domains, err := d.plane.Ports()
+	if err != nil {
+		return nil, err
+	}
+	var ports []server.Ports
+	for _, domain := range domains {
+		p := server.Ports{Network: domain.Network}
+		p.PortUse = api.PortUse{
+			Address: domain.NAT.String(), Protocol: protocolName(domain.Protocol), Backend: domain.Backend.String(),
+			Used: domain.Used, Size: dataplane.PortsPerDomain,
+		}
+		ports = append(ports, p)
+	}
+	return ports, nil
+}
+
+// Backends implements server.Observer.
+func (d *daemon) Backends(_ context.Context, loadBalancer string) ([]api.BackendHealth, error) {
+	var backends []api.BackendHealth
+	return backends, nil
+}
+
+// metrics answers /metrics.
+func (d *daemon) metrics() http.Handler { return http.NotFoundHandler() }

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/control"
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/server"
+	"github.com/privlink/privlink/pkg/store"
+)
+
+// rig is a daemon without a kernel: real store, control plane and server on a socket of the test's own, and an
+// applier that keeps what it is given.
+type rig struct {
+	t          *testing.T
+	socket     string
+	store      *store.Bolt
+	applier    *recorder
+	controller *control.Controller
+	variables  map[string]string
+	stdin      string
+}
+
+// recorder stands where the dataplane stands: it agrees with everything and remembers it.
+type recorder struct {
+	mu    sync.Mutex
+	last  dataplane.State
+	count int
+}
+
+func (r *recorder) Apply(_ context.Context, s dataplane.State) (dataplane.Result, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = s
+	r.count++
+	result := dataplane.Result{Revision: s.Revision}
+	for _, network := range s.Networks {
+		for _, a := range network.Attachments {
+			result.Attachments = append(result.Attachments, dataplane.AttachmentStatus{
+				Network: network.Key, Attachment: a, Hook: "tcx", Mode: dataplane.ModeTC, Why: "asked for",
+			})
+		}
+	}
+	return result, nil
+}
+
+func (r *recorder) state() dataplane.State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+// observed answers for a dataplane with one flow and one port in use.
+type observed struct{ flows []server.Flow }
+
+func (observed) Status(context.Context) (api.Status, error) {
+	return api.Status{
+		Version: "test", WantedRevision: 4, AppliedRevision: 3, Flows: 1, SweepAgeSeconds: 0.5, Degraded: true,
+		Problems: []string{"revision 4 is not applied"},
+		Interfaces: []api.InterfaceStatus{{
+			Network:   "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/datacenter",
+			Interface: "eth1", VLAN: 7, Hook: "tcx", Mode: "tc", Why: "asked for", Others: []string{"other#12"},
+		}},
+		Maps: []api.MapStatus{{Name: "flows", Used: 25, Size: 100}},
+	}, nil
+}
+
+func (o observed) Flows(_ context.Context, yield func(server.Flow) bool) error {
+	for _, f := range o.flows {
+		if !yield(f) {
+			break
+		}
+	}
+	return nil
+}
+
+func (observed) Ports(context.Context) ([]server.Ports, error) { return nil, nil }
+
+func (observed) Backends(context.Context, string) ([]api.BackendHealth, error) { return nil, nil }
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	dir := t.TempDir()
+	log := logrus.New()
+	log.SetOutput(&testWriter{t: t})
+	kept, err := store.OpenBolt(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, socket: filepath.Join(dir, "socket"), store: kept, applier: &recorder{}, variables: map[string]string{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.controller, err = control.New(ctx, control.Options{Store: kept, Applier: r.applier, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := server.ListenUnix(r.socket, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := server.New(server.Options{Controller: r.controller, Identifier: identifier{}, Observer: observed{}, Metrics: http.NotFoundHandler(),
+		Log: log.WithField("part", "server")})
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		if err := r.controller.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("controller: %v", err)
+		}
+	})
+	ended.Go(func() {
+		if err := s.Serve(ctx, listener); err != nil {
+			t.Errorf("server: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		ended.Wait()
+		if err := kept.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// testWriter sends logs to the test's output while it runs.
+type testWriter struct{ t *testing.T }
+
+func (w *testWriter) Write(p []byte) (int, error) {
+	if w.t.Context().Err() == nil {
+		w.t.Log(strings.TrimRight(string(p), "\n"))
+	}
+	return len(p), nil
+}
+
+// ran is what a command did.
+type ran struct {
+	stdout, stderr string
+	code           int
+}
+
+// run runs a command line; words with spaces stand in single quotes.
+func (r *rig) run(line string) ran {
+	r.t.Helper()
+	var stdout, stderr bytes.Buffer
+	env := testEnvironment(&stdout, &stderr)
+	env.stdin = strings.NewReader(r.stdin)
+	env.now = time.Now
+	env.getenv = func(name string) string {
+		if name == "PRIVLINK_SOCKET" && r.variables[name] == "" {
+			return r.socket
+		}
+		return r.variables[name]
+	}
+	code := run(r.t.Context(), env, append([]string{"privlink"}, split(line)...))
+	return ran{stdout.String(), stderr.String(), code}
+}
+
+// must runs a command that has to succeed and returns what it printed.
+func (r *rig) must(line string) string {
+	r.t.Helper()
+	result := r.run(line)
+	if result.code != exitOK {
+		r.t.Fatalf("privlink %s: exit code %d\n%s%s", line, result.code, result.stdout, result.stderr)
+	}
+	return result.stdout
+}
+
+// split is a shell's view of a line with single quotes.
+func split(line string) []string {
+	var words []string
+	word, open, quoted := "", false, false
+	for _, r := range line {
+		switch {
+		case r == '\'':
+			quoted, open = !quoted, true
+		case r == ' ' && !quoted:
+			if open {
+				words = append(words, word)
+			}
+			word, open = "", false
+		default:
+			word, open = word+string(r), true
+		}
+	}
+	if open {
+		words = append(words, word)
+	}
+	return words
+}

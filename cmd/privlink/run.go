@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/privlink/privlink/pkg/control"
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/server"
+	"github.com/privlink/privlink/pkg/store"
+)
+
+func runCommand(env *environment) *cli.Command {
+	return verb{
+		name: "run", usage: "run the daemon",
+		description: "Ends with SIGTERM or SIGINT. What is in the kernel goes on forwarding and is taken over by the\n" +
+			"next run; `privlink down` removes it. Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.",
+		offline: true,
+		flags: []cli.Flag{
+			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` with the resources [$PRIVLINK_STATE_DIR]", DefaultText: defaultStateDir},
+			bpffsFlag(),
+			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`, YAML [$PRIVLINK_CONFIG]"},
+		},
+		run: runDaemon,
+	}.command(env)
+}
+
+// lockState keeps a second daemon off a state folder. The lock ends with the process or the file.
+func lockState(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state folder: %w", err)
+	}
+	name := filepath.Join(dir, "lock")
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state folder: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, refusedErrorf("another privlink daemon uses the state folder %s (stop it, or choose another --state-dir)", dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return file, nil
+}
+
+// runDaemon is the daemon's whole life: every part is opened in the order in which the next needs it and closed
+// in the reverse.
+func runDaemon(ctx context.Context, c *call) (err error) {
+	config, err := readConfig(c.own("config"))
+	if err != nil {
+		return &codedError{exitUsage, err}
+	}
+	log, err := config.logger(c.env)
+	if err != nil {
+		return &codedError{exitUsage, err}
+	}
+	mode, err := config.socketMode()
+	if err != nil {
+		return &codedError{exitUsage, err}
+	}
+	dir := c.own("state-dir")
+	lock, err := lockState(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	kept, err := store.OpenBolt(filepath.Join(dir, "state.db"))
+	if err != nil {
+		return fmt.Errorf("open state: %w", err)
+	}
+	defer func() { err = errors.Join(err, kept.Close()) }()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d := &daemon{log: log, started: c.env.now()}
+	plane, err := dataplane.Open(ctx, dataplane.Options{
+		BPFFS: c.own("bpffs"), Pairs: config.Flows, Log: log.WithField("part", "dataplane"), Notify: d.report,
+	})
+	switch {
+	case errors.Is(err, dataplane.ErrLocked):
+		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)
+	case err != nil:
+		return explainKernel(privileges(err))
+	}
+	defer func() { err = errors.Join(err, plane.Close()) }()
+	d.plane = plane
+	controller, err := control.New(ctx, control.Options{
+		Store: kept, Applier: plane, AliasSuffix: config.AliasSuffix, Log: log.WithField("part", "control"),
+	})
+	if err != nil {
+		return err
+	}
+	d.attach(controller)
+
+	listeners, err := listen(c.setting("socket"), mode, config.tcp())
+	if err != nil {
+		return err
+	}
+	answering := server.New(server.Options{
+		Controller: controller,
+		Identifier: identifier{},
+		Observer:   d,
+		Metrics:    d.metrics(),
+		Log:        log.WithField("part", "server"),
+		Now:        c.env.now,
+	})
+	return d.serve(ctx, cancel, c, answering, listeners)
+}
+
+// serve runs control plane and server until ctx ends or one of them fails, and waits for both.
+func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, answering *server.Server, listeners []net.Listener) error {
+	ended := make(chan error, 2)
+	go func() { ended <- d.controller.Run(ctx) }()
+	go func() { ended <- answering.Serve(ctx, listeners...) }()
+	if err := notify(c.env, "READY=1"); err != nil {
+		d.log.WithError(err).Warn("cannot tell the service manager")
+	}
+	d.log.WithFields(logrus.Fields{"socket": c.setting("socket"), "took": time.Since(d.started).Round(time.Millisecond)}).Info("serving")
+	first := <-ended
+	if err := notify(c.env, "STOPPING=1"); err != nil {
+		d.log.WithError(err).Warn("cannot tell the service manager")
+	}
+	cancel()
+	second := <-ended
+	d.log.Info("stopped; what is in the kernel goes on forwarding")
+	return errors.Join(real(first), real(second))
+}
+
+// real leaves out the end that was asked for.
+func real(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func listen(socket string, mode os.FileMode, tcp []server.TCPOptions) ([]net.Listener, error) {
+	unixListener, err := server.ListenUnix(socket, mode)
+	if errors.Is(err, server.ErrAnswered) {
+		return nil, refusedErrorf("%w (stop it, or choose another --socket)", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	listeners := []net.Listener{unixListener}
+	for _, options := range tcp {
+		listener, err := server.ListenTCP(options)
+		if err != nil {
+			for _, open := range listeners {
+				open.Close()
+			}
+			return nil, err
+		}
+		listeners = append(listeners, listener)
+	}
+	return listeners, nil
+}
+
+// oldestKernel is the first that has all that the dataplane needs.
+const oldestKernelMajor, oldestKernelMinor = 6, 1
+
+// explainKernel adds to an error that the kernel is too old, where it is.
+func explainKernel(err error) error {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return err
+	}
+	release := unix.ByteSliceToString(name.Release[:])
+	var major, minor int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
+		return err
+	}
+	if major < oldestKernelMajor || major == oldestKernelMajor && minor < oldestKernelMinor {
+		return fmt.Errorf("kernel %s is too old, privlink needs %d.%d or newer: %w", release, oldestKernelMajor, oldestKernelMinor, err)
+	}
+	return err
+}

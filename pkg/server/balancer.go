@@ -1,0 +1,92 @@
+package server
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/privlink/privlink/pkg/api"
+)
+
+// loadBalancerInterfaces lists the network interfaces in a load balancer's pools.
+func (s *Server) loadBalancerInterfaces(r *request) (*response, error) {
+	return s.joined(r, api.LoadBalancers, api.NetworkInterfaces)
+}
+
+// interfaceLoadBalancers lists the load balancers whose pools a network interface is in.
+func (s *Server) interfaceLoadBalancers(r *request) (*response, error) {
+	return s.joined(r, api.NetworkInterfaces, api.LoadBalancers)
+}
+
+// joined lists resources of one kind that the pools of a load balancer join with one of the other kind.
+func (s *Server) joined(r *request, from, to api.Kind) (*response, error) {
+	id, err := r.id(from, "")
+	if err != nil {
+		return nil, err
+	}
+	resource, err := s.options.Controller.Get(r.Context(), r.actor, id)
+	if err != nil {
+		return nil, err
+	}
+	var refs []api.SubResource
+	switch resource := resource.(type) {
+	case *api.LoadBalancer:
+		for _, pool := range resource.Properties.BackendAddressPools {
+			refs = append(refs, pool.Properties.BackendIPConfigurations...)
+		}
+	case *api.NetworkInterface:
+		for _, ip := range resource.Properties.IPConfigurations {
+			refs = append(refs, ip.Properties.LoadBalancerBackendAddressPools...)
+		}
+	}
+	elements := []listed{}
+	seen := map[string]bool{}
+	for _, ref := range refs {
+		other, err := api.ParseID(ref.ID, id)
+		if err != nil || other.Type != string(to) || seen[other.Parent().Key()] {
+			continue
+		}
+		seen[other.Parent().Key()] = true
+		found, err := s.options.Controller.Get(r.Context(), r.actor, other.Parent())
+		if api.IsNotFound(err) {
+			continue // not this caller's to see
+		}
+		if err != nil {
+			return nil, err
+		}
+		elements = append(elements, listed{other.Parent().Key(), found})
+	}
+	return page(r, elements)
+}
+
+// ruleHealth tells how many backends of a rule are up. ARM makes this a long-running operation; it is quick here.
+func (s *Server) ruleHealth(r *request) (*response, error) {
+	id, err := r.id(api.LoadBalancers, api.LoadBalancingRules)
+	if err != nil {
+		return nil, err
+	}
+	resource, err := s.options.Controller.Get(r.Context(), r.actor, id.Parent())
+	if err != nil {
+		return nil, err
+	}
+	lb, ok := resource.(*api.LoadBalancer)
+	if !ok || findPart(partsOf(resource, api.LoadBalancingRules), id.Child) < 0 {
+		return nil, api.NotFound(id)
+	}
+	backends, err := s.options.Observer.Backends(r.Context(), api.IDOf(lb).Key())
+	if err != nil {
+		return nil, err
+	}
+	health := api.RuleHealth{Backends: []api.BackendHealth{}}
+	for _, b := range backends {
+		if !strings.EqualFold(b.Rule, id.Child) {
+			continue
+		}
+		health.Backends = append(health.Backends, b)
+		if b.State == api.BackendUp {
+			health.Up++
+		} else {
+			health.Down++
+		}
+	}
+	return &response{status: http.StatusOK, body: health}, nil
+}

@@ -1,0 +1,19 @@
+// Package server is the daemon's API: Azure Resource Manager's JSON over HTTP, on the Unix
+// socket always and on TCP with TLS where configured.
+//
+// Invariants:
+//   - Every request goes through one road (road.go): route, caller, authorisation, api-version,
+//     body limits, handler, answer. A handler is only reached by a caller who may do what its
+//     route says, and authorisation is decided before the store is asked whether a thing exists.
+//   - Paths compare without case, ids keep the spelling of the request that made them.
+//   - What is quick is answered at once; what is not has an absolute URL to poll, which needs no
+//     memory of the server's and outlives its restart.
+//   - Links in answers name the host the request was sent to.
+//   - An error answer is ARM's error body; what the server did wrong itself is logged with its
+//     cause and answered without it.
+//
+// It imports pkg/api, pkg/auth and pkg/control, and knows the dataplane by the small interfaces
+// in server.go only.
+//
+// Tests: go test ./pkg/server; those with the Azure SDK are in sdk_test.go.
+package server
