@@ -33,11 +33,7 @@ func xdpFeatures() (map[int]uint64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find generic netlink family %s: %w", netdevFamily, err)
 	}
-	request := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_DUMP)
-	// Not nl.Genlmsg: it copies two bytes of whatever lies behind it into the reserved field, which
-	// this family checks.
-	request.AddRawData([]byte{netdevCmdDevGet, netdevFamilyVersion, 0, 0})
-	messages, err := request.Execute(unix.NETLINK_GENERIC, 0)
+	messages, err := dumpGeneric(family.ID, netdevCmdDevGet, netdevFamilyVersion)
 	if err != nil {
 		return nil, fmt.Errorf("read xdp-features: %w", err)
 	}
@@ -62,6 +58,44 @@ func xdpFeatures() (map[int]uint64, error) {
 		features[ifindex] = value
 	}
 	return features, nil
+}
+
+// dumpGeneric asks a generic netlink family for all it has, and returns each message with its generic
+// header. netlink's own requests cannot: they take a message without NLM_F_MULTI, as this family
+// sends them, for the last one.
+func dumpGeneric(family uint16, cmd, version uint8) ([][]byte, error) {
+	socket, err := nl.Subscribe(unix.NETLINK_GENERIC)
+	if err != nil {
+		return nil, fmt.Errorf("open generic netlink: %w", err)
+	}
+	defer socket.Close()
+	request := nl.NewNetlinkRequest(int(family), unix.NLM_F_DUMP)
+	// Not nl.Genlmsg: it copies two bytes of whatever lies behind it into the reserved field, which is checked.
+	request.AddRawData([]byte{cmd, version, 0, 0})
+	if err := socket.Send(request); err != nil {
+		return nil, fmt.Errorf("ask generic netlink: %w", err)
+	}
+	var all [][]byte
+	for {
+		messages, _, err := socket.Receive()
+		if err != nil {
+			return nil, fmt.Errorf("read generic netlink: %w", err)
+		}
+		for _, m := range messages {
+			switch m.Header.Type {
+			case unix.NLMSG_DONE:
+				return all, nil
+			case unix.NLMSG_ERROR:
+				if len(m.Data) >= 4 {
+					if errno := int32(binary.NativeEndian.Uint32(m.Data)); errno != 0 {
+						return nil, fmt.Errorf("ask generic netlink: %w", unix.Errno(-errno))
+					}
+				}
+			case family:
+				all = append(all, m.Data)
+			}
+		}
+	}
 }
 
 // subscribeFeatures opens a socket on which a message arrives whenever a device changes its

@@ -145,6 +145,16 @@ func (r *rig) setLink(consumer int, s dataplane.LinkState) {
 	}
 }
 
+// flows counts the live ones.
+func (r *rig) flows() int {
+	r.t.Helper()
+	n := 0
+	if err := r.d.Flows(context.Background(), func(dataplane.Flow) bool { n++; return true }); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
 // context ends with the test or after a limit.
 func (r *rig) context(limit time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
