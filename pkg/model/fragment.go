@@ -57,7 +57,7 @@ func (m *Machine) firstFragment(p *packet, rw *Rewrite, vnet uint16) (uint16, Re
 		m.endHalf(n, m.Now-PortRest)
 	}
 	u := m.usage(rw.Link)
-	if u.Fragments >= MaxFragments {
+	if u.Fragments >= MaxFragments || m.Fragments >= m.MaxPairs/4 {
 		return 0, FragmentIDs
 	}
 	id, held, result := k.SrcPort, uint32(0), insertExists
@@ -78,6 +78,7 @@ func (m *Machine) firstFragment(p *packet, rw *Rewrite, vnet uint16) (uint16, Re
 		return 0, WindowFull
 	}
 	u.Fragments++
+	m.Fragments++
 	way := *rw
 	way.SrcPort, way.DstPort = id, 0
 	n, _, result := m.Table.insert(k, way, held, m.Now, 0, false)
@@ -108,8 +109,14 @@ func (m *Machine) progress(n uint32, p *packet) {
 	if p.fragment&moreFrags == 0 {
 		m.Table.end(held, m.Now-PortRest)
 		m.Table.end(n, m.Now-PortRest)
-		m.usage(s.RW.Link).Fragments--
+		m.returnFragment(s.RW.Link)
 	}
+}
+
+// returnFragment gives back what an incomplete datagram held.
+func (m *Machine) returnFragment(link uint32) {
+	m.usage(link).Fragments--
+	m.Fragments--
 }
 
 // laterFragment decides on a fragment without ports: it goes the way of its first.

@@ -38,6 +38,7 @@ type Machine struct {
 	Table       *Table
 	PortDomains map[DomainKey]*Domain
 	Pairs       uint32 // until swept
+	Fragments   uint32 // incomplete datagrams, of all links
 	WantedSweep bool   // a domain is nearly full
 	Usage       map[uint32]*Usage
 	LinkStats   map[uint32]*LinkStats

@@ -27,7 +27,7 @@ func (m *Machine) Sweep(first, count uint32) Sweep {
 			if age(m.Now, s.Stamp) > IdleFragment {
 				m.Table.end(n, m.Now-PortRest)
 				if s.Key.Kind == KindIPID {
-					m.usage(s.RW.Link).Fragments--
+					m.returnFragment(s.RW.Link)
 				}
 			}
 		case s.State == SlotLive && s.RW.reverse():

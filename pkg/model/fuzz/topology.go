@@ -46,7 +46,7 @@ type shape struct {
 // In the small shape tables fill up.
 var shapes = []shape{
 	{name: "normal", homes: 4096, pairs: 1200, domains: 4096},
-	{name: "small", homes: 44, pairs: 60, domains: 12},
+	{name: "small", homes: 44, pairs: 26, domains: 12},
 }
 
 // constants is the part of a configuration that programs are loaded with.

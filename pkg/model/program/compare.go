@@ -55,8 +55,8 @@ func (p *Programs) CompareAll(m *model.Machine) error {
 			return p.slotError(m, uint32(n))
 		}
 	}
-	if p.table[0].Pairs != m.Pairs || (p.table[0].WantedSweep != 0) != m.WantedSweep {
-		return fmt.Errorf("table: program %+v, model %d pairs, sweep wanted %t", p.table[0], m.Pairs, m.WantedSweep)
+	if p.table[0].Pairs != m.Pairs || p.table[0].Fragments != m.Fragments || (p.table[0].WantedSweep != 0) != m.WantedSweep {
+		return fmt.Errorf("table: program %+v, model %d pairs, %d fragments, sweep wanted %t", p.table[0], m.Pairs, m.Fragments, m.WantedSweep)
 	}
 	for slot := range p.usage {
 		var want model.Usage

@@ -85,16 +85,27 @@ func (p *Programs) placeInterface(raw dataplane.RawIface) error {
 	return fmt.Errorf("place interface %d: no room", raw.Ifindex)
 }
 
-// writePlaces writes a rule's Maglev table: its size, then the places.
+// writePlaces writes a rule's Maglev table: its size, then the places. A table that is large enough
+// is written again, because the kernel waits long before it lets a map take another's place.
 func (p *Programs) writePlaces(rule uint32, places []uint32) error {
-	if slices.Equal(p.places[rule], places) && p.inner[rule] != nil {
+	inner := p.inner[rule]
+	if inner != nil && slices.Equal(p.places[rule], places) {
 		return nil
 	}
-	spec := p.maglev.Copy()
-	spec.MaxEntries = uint32(len(places)) + 1
-	inner, err := ebpf.NewMap(spec)
-	if err != nil {
-		return fmt.Errorf("make a Maglev table: %w", err)
+	if inner == nil || inner.MaxEntries() <= uint32(len(places)) {
+		spec := p.maglev.Copy()
+		spec.MaxEntries = uint32(len(places)) + 16
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return fmt.Errorf("make a Maglev table: %w", err)
+		}
+		if inner != nil {
+			inner.Close()
+		}
+		inner, p.inner[rule] = m, m
+		if err := p.maps["maglev_v1"].Put(rule, m); err != nil {
+			return fmt.Errorf("name a Maglev table: %w", err)
+		}
 	}
 	keys := make([]uint32, len(places)+1)
 	for i := range keys {
@@ -102,17 +113,9 @@ func (p *Programs) writePlaces(rule uint32, places []uint32) error {
 	}
 	values := append([]uint32{uint32(len(places))}, places...)
 	if _, err := inner.BatchUpdate(keys, values, nil); err != nil {
-		inner.Close()
 		return fmt.Errorf("write a Maglev table: %w", err)
 	}
-	if err := p.maps["maglev_v1"].Put(rule, inner); err != nil {
-		inner.Close()
-		return fmt.Errorf("name a Maglev table: %w", err)
-	}
-	if old := p.inner[rule]; old != nil {
-		old.Close()
-	}
-	p.inner[rule], p.places[rule] = inner, slices.Clone(places)
+	p.places[rule] = slices.Clone(places)
 	return nil
 }
 
