@@ -36,11 +36,12 @@ func gateway(p netip.Prefix) netip.Addr { return p.Addr().Next() }
 type claimer struct {
 	t     *tx
 	key   string           // of the resource
+	kind  api.Kind
 	taken map[place]string // address -> name of the configuration
 }
 
 func (t *tx) claimer(id api.ID) *claimer {
-	return &claimer{t: t, key: id.Key(), taken: map[place]string{}}
+	return &claimer{t: t, key: id.Key(), kind: api.Kind(id.Type), taken: map[place]string{}}
 }
 
 // reserve notes the address of a configuration: the static one, or the dynamic one it has had so far.
@@ -86,6 +87,10 @@ func (c *claimer) claim(target, name string, subnet *api.SubResource, static, ol
 	}
 	if o, ok := c.t.view.held[network.key][a]; ok && o.record.key != c.key {
 		return "", api.Refused(api.CodeAddressInUse, target, "%s is in use by %s", a, o)
+	}
+	// A network interface is where a backend by address may live; anything else would take its packets.
+	if c.t.view.backends[place{network.key, a}] > 0 && c.kind != api.NetworkInterfaces {
+		return "", api.Refused(api.CodeAddressInUse, target, "%s is the address of a backend", a)
 	}
 	if other := c.taken[place{network.key, a}]; other != "" && other != name {
 		return "", api.Refused(api.CodeAddressInUse, target, "%s is the address of %s already", a, other)
@@ -139,7 +144,7 @@ func (c *claimer) choose(target, name, network string, s *api.Subnet, p netip.Pr
 	}
 	for end := last(p); a.Less(end); a = a.Next() {
 		at := place{network, a}
-		if _, used := c.t.view.held[network][a]; !used && c.taken[at] == "" && !c.t.shunned(at) {
+		if _, used := c.t.view.held[network][a]; !used && c.taken[at] == "" && c.t.view.backends[at] == 0 && !c.t.shunned(at) {
 			return a, nil
 		}
 	}

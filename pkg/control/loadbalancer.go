@@ -72,6 +72,14 @@ func (t *tx) claimFrontends(id api.ID, doc, old *api.LoadBalancer) error {
 	for i := range list {
 		claims.reserve(list[i].Name, list[i].Properties.Subnet, address(&list[i]))
 	}
+	// A dynamic frontend gets no address that a pool of the same document names; a static one is refused later.
+	if first, _ := t.view.subnet(firstSubnet(list)); first != nil {
+		for _, place := range backendsOf(doc, first.key) {
+			if claims.taken[place] == "" {
+				claims.taken[place] = backendName
+			}
+		}
+	}
 	var network *record
 	for i := range list {
 		f := &list[i]
@@ -91,6 +99,16 @@ func (t *tx) claimFrontends(id api.ID, doc, old *api.LoadBalancer) error {
 		network = rec
 	}
 	return nil
+}
+
+// backendName stands for a backend by address among the names of frontends; no frontend can have it.
+const backendName = "a backend"
+
+func firstSubnet(list []api.FrontendIPConfiguration) *api.SubResource {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[0].Properties.Subnet
 }
 
 // checkBackends checks the backends that pools name by address.

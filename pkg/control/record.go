@@ -28,7 +28,9 @@ type record struct {
 	key   string
 	json  []byte
 	holds []hold
-	refs  []string // keys of what the resource refers to, and of the resources these are parts of
+	// backends are the addresses that a load balancer's pools name, in the network of its frontends.
+	backends []place
+	refs     []string // keys of what the resource refers to, and of the resources these are parts of
 }
 
 // kept is what is kept of a resource besides what ARM's schema has.
@@ -80,6 +82,9 @@ func newRecord(r api.Resource, k kept) (*record, error) {
 		return nil, fmt.Errorf("keep %s: %w", id.Short(), err)
 	}
 	rec.holds = holdsOf(r, k)
+	if lb, ok := r.(*api.LoadBalancer); ok && len(rec.holds) > 0 {
+		rec.backends = backendsOf(lb, rec.holds[0].network)
+	}
 	seen := map[string]bool{}
 	for _, ref := range api.References(r) {
 		to, err := api.ParseID(ref, api.ID{})
@@ -110,6 +115,20 @@ func loadRecord(key string, data []byte) (*record, error) {
 		return nil, fmt.Errorf("load %s: %w", key, err)
 	}
 	return newRecord(r, s.Kept)
+}
+
+// backendsOf are the addresses that the pools of a load balancer in a network name.
+func backendsOf(lb *api.LoadBalancer, network string) []place {
+	var list []place
+	for i := range lb.Properties.BackendAddressPools {
+		members := lb.Properties.BackendAddressPools[i].Properties.LoadBalancerBackendAddresses
+		for j := range members {
+			if a, err := netip.ParseAddr(members[j].Properties.IPAddress); err == nil {
+				list = append(list, place{network, a})
+			}
+		}
+	}
+	return list
 }
 
 // holdsOf are the addresses that a resource has.

@@ -19,6 +19,7 @@ type view struct {
 	byEndpoint  map[string]*connection
 	aliases     map[string]string               // alias in lower case -> key of the service
 	held        map[string]map[netip.Addr]owner // by network
+	backends    map[place]int                   // addresses that pools name -> how many pools do
 	refs        map[string]map[string]bool      // what is referred to -> records that do
 
 	linkIDs         uint64 // given so far
@@ -45,7 +46,7 @@ func loadView(entries []store.Entry, revision uint64) (*view, error) {
 	v := &view{
 		records: map[string]*record{}, connections: map[string]*connection{},
 		byService: map[string]map[string]*connection{}, byEndpoint: map[string]*connection{},
-		aliases: map[string]string{}, held: map[string]map[netip.Addr]owner{}, refs: map[string]map[string]bool{},
+		aliases: map[string]string{}, held: map[string]map[netip.Addr]owner{}, refs: map[string]map[string]bool{}, backends: map[place]int{},
 		revision: revision,
 	}
 	for _, e := range entries {
@@ -83,6 +84,9 @@ func (v *view) add(r *record) {
 		}
 		v.held[h.network][h.addr] = owner{record: r, hold: h}
 	}
+	for _, at := range r.backends {
+		v.backends[at]++
+	}
 	for _, ref := range r.refs {
 		if v.refs[ref] == nil {
 			v.refs[ref] = map[string]bool{}
@@ -100,6 +104,11 @@ func (v *view) remove(r *record) {
 	for _, h := range r.holds {
 		if o, ok := v.held[h.network][h.addr]; ok && o.record.key == r.key {
 			delete(v.held[h.network], h.addr)
+		}
+	}
+	for _, at := range r.backends {
+		if v.backends[at]--; v.backends[at] == 0 {
+			delete(v.backends, at)
 		}
 	}
 	for _, ref := range r.refs {
