@@ -35,7 +35,7 @@ func gateway(p netip.Prefix) netip.Addr { return p.Addr().Next() }
 // configurations, so that no dynamic one gets what another one has.
 type claimer struct {
 	t     *tx
-	key   string           // of the resource
+	key   string // of the resource
 	kind  api.Kind
 	taken map[place]string // address -> name of the configuration
 }
