@@ -82,8 +82,9 @@ SLOW int answer_rst(hook *ctx, struct packet *p, __u32 reason, bool limited)
 		h.tcp.seq = tcp->ack_seq;
 	} else {
 		h.tcp.ack = 1;
-		h.tcp.ack_seq = bpf_htonl(bpf_ntohl(tcp->seq) + p->payload + !!(p->tcp & TCP_SYN) +
-		                          !!(p->tcp & TCP_FIN));
+		h.tcp.ack_seq =
+			bpf_htonl(bpf_ntohl(tcp->seq) + p->payload +
+		                  !!(p->tcp & TCP_SYN && !MUTANT(28)) + !!(p->tcp & TCP_FIN));
 	}
 	pseudo = sum_pseudo(h.ip.saddr, h.ip.daddr, IPPROTO_TCP, sizeof(*tcp));
 	full = ~fold(sum16((__u16 *)&h.tcp, 10) + pseudo);

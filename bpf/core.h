@@ -32,7 +32,7 @@ SLOW int client_moved(struct half *h, __u64 via)
 	if (!twin)
 		return 0;
 	old.word = FLOW_READ(twin->rw.via.word);
-	if (old.word != now.word && flow_same(twin, state))
+	if (old.word != now.word && flow_same(twin, state) && !MUTANT(30))
 		__sync_val_compare_and_swap(&twin->rw.via.word, old.word, now.word);
 	mine.forward.client = client_hash(now);
 	if (mine.word != h->rw.via.word)
@@ -86,7 +86,7 @@ static __always_inline int established(hook *ctx, struct packet *p, struct flow 
 		b = backend_at(h->rw.via.forward.backend);
 		if (!b || (unlikely(b->gen != h->rw.via.forward.backend_gen) && !MUTANT(21)))
 			goto over;
-		if (unlikely(!tcp && b->state != BACKEND_UP))
+		if (unlikely(!tcp && b->state != BACKEND_UP) && !MUTANT(31))
 			return DECIDE(WANT_NEW_FLOW, 0);
 		path_forward(path, b);
 		if (tcp && unlikely(opens_anew(p, h)))
@@ -225,7 +225,7 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 	if (fragment_progress(FLOW_READ(f->twin), &h.rw, offset, bytes,
 	                      !(p->fragment & FRAGMENT_MORE), p->now))
 		flow_end(f, h.state, p->now - PORT_REST);
-	r = rewrite(ctx, p, &h.rw, &path, false, true, h.rw.sport);
+	r = rewrite(ctx, p, &h.rw, &path, false, !MUTANT(29), h.rw.sport);
 	if (r)
 		return r;
 	count_flow(p, &h.rw);

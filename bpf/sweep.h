@@ -27,7 +27,7 @@ static __always_inline void sweep_dead(struct sweep *s, struct flow *f, __u32 sl
 	if (!flow_snapshot(f, &was) || was.state != state)
 		return;
 	port = was.key.kind == KIND_FLOW && was.rw.tag.of.flags & FLOW_REVERSE;
-	if (flow_age(s->now, was.stamp) < (port ? PORT_REST : GRACE))
+	if (flow_age(s->now, was.stamp) < (port && !MUTANT(25) ? PORT_REST : GRACE))
 		return;
 	if (!flow_free(f, slot, state))
 		return;
@@ -48,7 +48,7 @@ static __always_inline bool sweep_gone(const struct rewrite *forward)
 	struct backend *b = backend_at(forward->via.forward.backend);
 
 	return !link || !link_carries(link, forward->tag.of.link_gen) || !b ||
-	       b->gen != forward->via.forward.backend_gen;
+	       (b->gen != forward->via.forward.backend_gen && !MUTANT(26));
 }
 
 static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 slot, __u32 state)

@@ -156,7 +156,7 @@ static __always_inline bool is_opener(const struct packet *p)
 /* A client's SYN on a pair that is closing or was reset opens a new one. */
 static __always_inline bool opens_anew(const struct packet *p, struct half *h)
 {
-	return !half_reverse(h) && half_flags(h) & FLOW_TCP && is_opener(p) &&
+	return !half_reverse(h) && half_flags(h) & FLOW_TCP && is_opener(p) && !MUTANT(24) &&
 	       (half_phase(h) == PHASE_CLOSING || half_phase(h) == PHASE_RESET);
 }
 
@@ -176,6 +176,8 @@ SLOW int track_tcp(struct packet *p, struct half *h)
 	if (p->tcp & TCP_RST) {
 		/* An RST out of the window must not end the flow: the next segment takes it back. */
 		pair_change(h, PHASE_MASK, PHASE_RESET);
+		if (MUTANT(23))
+			pair_end(h, p->now);
 		return 0;
 	}
 	if (p->tcp & TCP_FIN && !MUTANT(6))

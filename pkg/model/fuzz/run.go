@@ -77,12 +77,14 @@ func run(ctx context.Context, o Options, indexes []uint32) (Result, error) {
 			loaded[i] = append(loaded[i], side{p, name})
 		}
 	}
-	for era := uint64(0); result.Packets < o.Packets; era++ {
+	left := o.Packets
+	for era := uint64(0); left > 0; era++ {
 		if err := ctx.Err(); err != nil {
 			return result, err
 		}
 		seed := o.Seed + era
-		n := min(EraPackets, o.Packets-result.Packets)
+		n := min(EraPackets, left)
+		left -= n
 		which := 0
 		if seed%4 == 3 {
 			which = 1
@@ -90,6 +92,7 @@ func run(ctx context.Context, o Options, indexes []uint32) (Result, error) {
 		done, err := runEra(seed, n, shapes[which], indexes, loaded[which], &result.Coverage)
 		result.Packets += n
 		if err != nil {
+			result.Packets -= n - done - 1
 			result.Differences++
 			fmt.Fprintf(o.Log, "FUZZ_SEED=%d packet %d (%s): %v\n", seed, done, shapes[which].name, err)
 			if o.First {
