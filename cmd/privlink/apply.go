@@ -43,6 +43,7 @@ type step struct {
 	ID      string   `json:"id"`
 	Changes []change `json:"changes,omitempty"`
 	id      api.ID
+	gone    bool // there is no resource afterwards
 }
 
 func (c *call) documents() ([]document, error) {
@@ -64,16 +65,49 @@ func applyFile(ctx context.Context, c *call) error {
 		return err
 	}
 	var batch api.Batch
-	for _, d := range inOrder(documents) {
+	for _, r := range inSteps(documents) {
 		// The file says everything: own properties that it leaves out get their defaults.
-		api.Complete(d.resource)
-		text, err := json.Marshal(d.resource)
+		api.Complete(r)
+		text, err := json.Marshal(r)
 		if err != nil {
-			return fmt.Errorf("%s: %w", d.id.Short(), err)
+			return fmt.Errorf("%s: %w", api.IDOf(r).Short(), err)
 		}
-		batch.Steps = append(batch.Steps, api.BatchStep{ID: d.id.String(), Put: text})
+		batch.Steps = append(batch.Steps, api.BatchStep{ID: r.Meta().ID, Put: text})
 	}
 	return c.runBatch(ctx, batch)
+}
+
+// inSteps are the resources in the order in which they are written. Networks that are peered with each other cannot both come
+// first: one whose peer comes later is written without that peering, and again when all networks are there.
+func inSteps(documents []document) []api.Resource {
+	var steps, again []api.Resource
+	sorted := inOrder(documents)
+	position := map[string]int{}
+	for i, d := range sorted {
+		position[d.id.Key()] = i
+	}
+	for i, d := range sorted {
+		network, ok := d.resource.(*api.VirtualNetwork)
+		if !ok {
+			steps = append(steps, again...)
+			again = nil
+			steps = append(steps, d.resource)
+			continue
+		}
+		first := api.Clone(network)
+		first.Properties.VirtualNetworkPeerings = nil
+		for _, peering := range network.Properties.VirtualNetworkPeerings {
+			remote, err := api.ParseID(peering.Properties.RemoteVirtualNetwork.ID, d.id)
+			if err != nil || position[remote.Key()] <= i {
+				first.Properties.VirtualNetworkPeerings = append(first.Properties.VirtualNetworkPeerings, peering)
+			}
+		}
+		steps = append(steps, first)
+		if len(first.Properties.VirtualNetworkPeerings) < len(network.Properties.VirtualNetworkPeerings) {
+			again = append(again, network)
+		}
+	}
+	return append(steps, again...)
 }
 
 func deleteFile(ctx context.Context, c *call) error {
@@ -95,36 +129,16 @@ func deleteFile(ctx context.Context, c *call) error {
 func (c *call) runBatch(ctx context.Context, batch api.Batch) error {
 	batch.DryRun = c.Bool("dry-run")
 	var answer struct {
-		Outcomes []struct {
-			ID      string          `json:"id"`
-			Before  json.RawMessage `json:"before"`
-			After   json.RawMessage `json:"after"`
-			Changed bool            `json:"changed"`
-		} `json:"outcomes"`
+		Outcomes []outcome `json:"outcomes"`
 	}
 	if _, err := c.api.Call(ctx, http.MethodPost, "/privlink/batch", nil, nil, batch, &answer); err != nil {
 		return err
 	}
 	steps := []step{}
-	for _, outcome := range answer.Outcomes {
-		id, err := api.ParseID(outcome.ID, api.ID{})
+	for _, o := range joined(answer.Outcomes) {
+		s, err := o.step()
 		if err != nil {
 			return err
-		}
-		s := step{ID: outcome.ID, id: id}
-		before, after := present(outcome.Before), present(outcome.After)
-		switch {
-		case !before && after:
-			s.Action = "create"
-		case before && !after:
-			s.Action = "delete"
-		case before && after && outcome.Changed:
-			s.Action = "change"
-			if s.Changes, err = differences(api.Kind(id.Type), outcome.Before, outcome.After); err != nil {
-				return err
-			}
-		default:
-			s.Action = "nothing"
 		}
 		if err := c.tell(s); err != nil {
 			return err
@@ -140,11 +154,58 @@ func (c *call) runBatch(ctx context.Context, batch api.Batch) error {
 		return nil
 	}
 	for _, s := range steps {
-		if err := c.api.Await(ctx, s.id, s.Action == "delete"); err != nil {
+		if err := c.api.Await(ctx, s.id, s.gone); err != nil {
 			return fmt.Errorf("%s: %w", s.id.Short(), err)
 		}
 	}
 	return nil
+}
+
+// outcome is what the daemon says of one step.
+type outcome struct {
+	ID      string          `json:"id"`
+	Before  json.RawMessage `json:"before"`
+	After   json.RawMessage `json:"after"`
+	Changed bool            `json:"changed"`
+}
+
+// joined makes one outcome of several of the same resource, in the place of the first.
+func joined(outcomes []outcome) []outcome {
+	var list []outcome
+	place := map[string]int{}
+	for _, o := range outcomes {
+		if i, known := place[o.ID]; known {
+			list[i].After = o.After
+			list[i].Changed = list[i].Changed || o.Changed
+			continue
+		}
+		place[o.ID] = len(list)
+		list = append(list, o)
+	}
+	return list
+}
+
+func (o outcome) step() (step, error) {
+	id, err := api.ParseID(o.ID, api.ID{})
+	if err != nil {
+		return step{}, err
+	}
+	before, after := present(o.Before), present(o.After)
+	s := step{Action: "nothing", ID: o.ID, id: id, gone: !after}
+	switch {
+	case !before && after:
+		s.Action = "create"
+	case before && !after:
+		s.Action = "delete"
+	case before && o.Changed:
+		if s.Changes, err = differences(api.Kind(id.Type), o.Before, o.After); err != nil {
+			return step{}, err
+		}
+		if len(s.Changes) > 0 {
+			s.Action = "change"
+		}
+	}
+	return s, nil
 }
 
 // present says that an answer has a resource there.

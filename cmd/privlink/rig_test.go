@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -195,4 +196,19 @@ func split(line string) []string {
 		words = append(words, word)
 	}
 	return words
+}
+
+// contents is everything in the store, to compare.
+func (r *rig) contents() string {
+	r.t.Helper()
+	entries, revision, err := r.store.List(r.t.Context(), "")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var text strings.Builder
+	fmt.Fprintln(&text, "revision", revision)
+	for _, e := range entries {
+		fmt.Fprintf(&text, "%s %d %s\n", e.Key, e.Revision, e.Value)
+	}
+	return text.String()
 }

@@ -52,8 +52,11 @@ func (s *Server) decideConnection(r *request) (*response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, _, err := s.settle(r, id.Parent(), nil); err != nil {
+	if err := s.agree(r); err != nil {
 		return nil, err
+	}
+	if now, err := s.options.Controller.Connection(r.Context(), r.actor, id); err == nil {
+		connection = now
 	}
 	return &response{status: http.StatusOK, header: etagHeader(connection.Etag), body: connection}, nil
 }
@@ -70,7 +73,7 @@ func (s *Server) removeConnection(r *request) (*response, error) {
 	case err != nil, !existed:
 		return &response{status: http.StatusNoContent}, nil
 	}
-	if _, _, err := s.settle(r, id.Parent(), nil); err != nil && !api.IsNotFound(err) {
+	if err := s.agree(r); err != nil {
 		return nil, err
 	}
 	return &response{status: http.StatusOK}, nil

@@ -188,3 +188,14 @@ func (s *Server) settle(r *request, id api.ID, written api.Resource) (api.Resour
 	}
 	return resource, operation{ID: id.String()}.begin(r, resource.Meta().Location), nil
 }
+
+// agree waits until the kernel agrees with everything written so far, Options.Quick at most.
+func (s *Server) agree(r *request) error {
+	ctx, cancel := context.WithTimeout(r.Context(), s.options.Quick)
+	defer cancel()
+	err := s.options.Controller.WaitRevision(ctx, s.options.Controller.Revision())
+	if ctx.Err() != nil {
+		return r.Context().Err() // slow is no failure: what was written stands
+	}
+	return err
+}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -148,8 +149,11 @@ func (s *Server) batch(r *request) (*response, error) {
 		return nil, err
 	}
 	var body api.Batch
-	if err := api.DecodeInto(text, &body, api.Strict); err != nil {
-		return nil, err
+	// The documents inside are checked one by one, by readStep.
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&body); err != nil {
+		return nil, api.NewError(http.StatusBadRequest, api.CodeInvalidRequest, "", "the batch cannot be read: %v", err)
 	}
 	steps := make([]control.Step, len(body.Steps))
 	for i, step := range body.Steps {

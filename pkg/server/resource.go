@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"maps"
 	"net/http"
 	"strings"
@@ -126,9 +125,9 @@ func (s *Server) deleteResource(kind api.Kind) func(*request) (*response, error)
 		}
 		if outcome.Resource == nil {
 			// Gone from the store; the answer waits for the kernel as long as that is quick.
-			ctx, cancel := context.WithTimeout(r.Context(), s.options.Quick)
-			defer cancel()
-			_ = s.options.Controller.Wait(ctx, id)
+			if err := s.agree(r); err != nil {
+				return nil, err
+			}
 			return &response{status: http.StatusOK}, nil
 		}
 		// It drains first.
