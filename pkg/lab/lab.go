@@ -229,6 +229,9 @@ func (l *Lab) release() {
 	}
 }
 
+// OnClose adds something to be closed when the lab is, before its processes are stopped.
+func (l *Lab) OnClose(fn func()) { l.onClose(fn) }
+
 // onClose adds something to be closed before the processes are stopped.
 func (l *Lab) onClose(fn func()) {
 	l.mu.Lock()
