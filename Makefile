@@ -29,8 +29,12 @@ export BPF2GO_STRIP  := $(LLVM_STRIP)
 export BPF2GO_CFLAGS := -O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-idirafter /usr/include/$(shell uname -m)-linux-gnu
 
+# Packets of `make fuzz`, and where its seeds begin: a failure prints the seed that replays it.
+FUZZ_PACKETS ?= 200000
+FUZZ_SEED    ?= 1
+
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test demo bench bench-quick test-kernels lab-clean clean
+.PHONY: help build generate verify lint format test demo fuzz fuzz-mutants bench bench-quick test-kernels lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -76,6 +80,14 @@ bench: ## privlink beside its limits and alternatives: table, bench.json, plots 
 
 bench-quick: ## the same with fewer packets and parts, under a minute (root)
 	go run ./pkg/bench/run -quick
+
+fuzz: ## FUZZ_PACKETS random packets through programs and model, from FUZZ_SEED on (root)
+	@mkdir -p bin && go build -o bin/fuzz ./scripts/fuzz
+	@bin/fuzz -packets $(FUZZ_PACKETS) -seed $(FUZZ_SEED)
+
+fuzz-mutants: ## every fault that can be compiled in must be found within 200,000 packets (root)
+	@mkdir -p bin && go build -o bin/fuzz ./scripts/fuzz
+	@bin/fuzz -mutants -packets 200000 -seed $(FUZZ_SEED)
 
 lab-clean: ## remove namespaces, processes and pins left by labs whose owner was killed (root)
 	go run ./scripts/lab-clean
