@@ -58,7 +58,7 @@ func (t *tx) decide(x *connection, s *api.ConnectionState) error {
 		return api.Invalid(target, "a connection is disconnected by deleting it")
 	default:
 		if !same {
-			return api.Invalid(target, "a decision is Approved or Rejected; a %s connection becomes Pending when its consumer asks again", x.State.Status)
+			return api.Invalid(target, "a decision is Approved or Rejected; a connection that is %s becomes Pending when its consumer asks again", x.State.Status)
 		}
 	}
 	if same && s.Description == x.State.Description && s.ActionsRequired == x.State.ActionsRequired {

@@ -42,8 +42,8 @@ func TestConnection_Matrix(t *testing.T) {
 			"Pending": {"Rejected", "same"}, "Approved": {"Rejected", "same"}, "Rejected": {"Rejected", "same"}}},
 		{"provider says Pending", func(w *world) error { return w.decide(theService, api.Pending, "ok") }, map[string]result{
 			"Pending":  {"Pending", "same"},
-			"Approved": {"refused properties.privateLinkServiceConnectionState.status: a decision is Approved or Rejected; a Approved connection becomes Pending when its consumer asks again", "same"},
-			"Rejected": {"refused properties.privateLinkServiceConnectionState.status: a decision is Approved or Rejected; a Rejected connection becomes Pending when its consumer asks again", "same"}}},
+			"Approved": {"refused properties.privateLinkServiceConnectionState.status: a decision is Approved or Rejected; a connection that is Approved becomes Pending when its consumer asks again", "same"},
+			"Rejected": {"refused properties.privateLinkServiceConnectionState.status: a decision is Approved or Rejected; a connection that is Rejected becomes Pending when its consumer asks again", "same"}}},
 		{"provider removes", func(w *world) error { w.remove(theService); return nil }, map[string]result{
 			"Pending": {"Disconnected", "same"}, "Approved": {"Disconnected", "same"}, "Rejected": {"Disconnected", "same"}}},
 		{"provider deletes the service", func(w *world) error { return w.delete(theService, false) }, map[string]result{
@@ -165,7 +165,7 @@ func TestConnection_WhatEachSideSees(t *testing.T) {
 		all := text(w.endpoint(theEndpoint))
 		nic := strings.TrimPrefix(w.endpoint(theEndpoint).Properties.NetworkInterfaces[0].ID, "/subscriptions/c/resourceGroups/rg/providers/Microsoft.Network/")
 		all += text(w.get("c:" + nic))
-		for _, secret := range []string{"subscriptions/p", "dc", "10.0.2", "10.0.1.9", "loadBalancers", "privateLinkServices/"} {
+		for _, secret := range []string{"subscriptions/p", "virtualNetworks/dc", "10.0.2", "10.0.1.9", "loadBalancers", "privateLinkServices/"} {
 			if strings.Contains(all, secret) {
 				t.Errorf("%s: the consumer sees %q in %s", state, secret, all)
 			}

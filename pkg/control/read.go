@@ -106,8 +106,10 @@ func (c *Controller) presentOwnedNIC(owner *record) *api.NetworkInterface {
 	nic := ownedNIC(owner)
 	nic.Etag = etag(owner)
 	nic.Properties.ProvisioningState, _ = c.provisioning(c.view, owner)
-	if e, ok := owner.resource.(*api.PrivateEndpoint); ok {
-		nic.Properties.IPConfigurations[0].Properties.PrivateLinkConnectionProperties = &api.PrivateLinkConnection{FQDNs: c.view.fqdns(owner, e)}
+	if owner.resource.Kind() == api.PrivateEndpoints {
+		if names := c.view.fqdns(owner); names != nil {
+			nic.Properties.IPConfigurations[0].Properties.PrivateLinkConnectionProperties = &api.PrivateLinkConnection{FQDNs: names}
+		}
 	}
 	api.FillParts(nic)
 	return nic
@@ -228,7 +230,7 @@ func (c *Controller) fillService(v *view, rec *record, r *api.PrivateLinkService
 	for _, d := range rec.kept.Draining {
 		r.Properties.DrainingIPs = append(r.Properties.DrainingIPs, api.DrainingIP{Address: d.Address.String(), Until: d.Until})
 	}
-	r.Properties.Warnings = v.serviceWarnings(rec, r)
+	r.Properties.Warnings = v.serviceWarnings(r)
 }
 
 // presentConnection is a connection as its provider reads it. Called under mu.
@@ -270,13 +272,13 @@ func (v *view) fillEndpoint(rec *record, r *api.PrivateEndpoint, state api.Provi
 	shown := x.State
 	asked.Properties.PrivateLinkServiceConnectionState = &shown
 	r.Properties.LinkIdentifier = strconv.FormatUint(uint64(x.LinkID), 10)
-	for _, name := range v.fqdns(rec, r) {
+	for _, name := range v.fqdns(rec) {
 		r.Properties.CustomDNSConfigs = append(r.Properties.CustomDNSConfigs, api.DNSConfig{FQDN: name, IPAddresses: []string{r.Properties.IPAddress}})
 	}
 }
 
 // fqdns are the names that the service of an endpoint published; none before the connection is approved.
-func (v *view) fqdns(rec *record, _ *api.PrivateEndpoint) []string {
+func (v *view) fqdns(rec *record) []string {
 	x := v.byEndpoint[rec.key]
 	if x == nil || x.State.Status != api.Approved {
 		return nil
@@ -289,7 +291,7 @@ func (v *view) fqdns(rec *record, _ *api.PrivateEndpoint) []string {
 }
 
 // serviceWarnings are what a provider should know of a service that works as far as it goes.
-func (v *view) serviceWarnings(rec *record, r *api.PrivateLinkService) []string {
+func (v *view) serviceWarnings(r *api.PrivateLinkService) []string {
 	var list []string
 	seen := map[string]bool{}
 	for i := range r.Properties.IPConfigurations {
@@ -302,12 +304,12 @@ func (v *view) serviceWarnings(rec *record, r *api.PrivateLinkService) []string 
 			list = append(list, fmt.Sprintf("subnet %s (%s) has %s left for NAT IPs", s.Name, s.Prefix(), plural(n, "free address")))
 		}
 	}
-	return append(list, v.reachWarnings(rec, r)...)
+	return append(list, v.reachWarnings(r)...)
 }
 
 // reachWarnings name the NAT IPs that a backend could not answer: those outside of its subnet, where no
 // attachment says who routes between them.
-func (v *view) reachWarnings(_ *record, r *api.PrivateLinkService) []string {
+func (v *view) reachWarnings(r *api.PrivateLinkService) []string {
 	var list []string
 	if len(r.Properties.LoadBalancerFrontendIPConfigurations) == 0 {
 		return nil
@@ -334,7 +336,7 @@ func (v *view) reachWarnings(_ *record, r *api.PrivateLinkService) []string {
 		}
 		return ""
 	}
-	backends := v.backendsOf(lbRec, lb, r)
+	backends := v.backendsOf(lb, r)
 	for i := range r.Properties.IPConfigurations {
 		nat, err := netip.ParseAddr(r.Properties.IPConfigurations[i].Properties.PrivateIPAddress)
 		if err != nil {
@@ -355,7 +357,7 @@ func (v *view) reachWarnings(_ *record, r *api.PrivateLinkService) []string {
 }
 
 // backendsOf are the addresses of the backends behind a service's rules.
-func (v *view) backendsOf(rec *record, lb *api.LoadBalancer, service *api.PrivateLinkService) []netip.Addr {
+func (v *view) backendsOf(lb *api.LoadBalancer, service *api.PrivateLinkService) []netip.Addr {
 	var list []netip.Addr
 	seen := map[string]bool{}
 	for i := range lb.Properties.LoadBalancingRules {

@@ -303,3 +303,6 @@ func text(v any) string {
 	}
 	return string(b)
 }
+
+// operator is root on the socket.
+func operator() auth.Actor { return auth.Root() }
