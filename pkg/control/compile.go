@@ -130,9 +130,7 @@ func (c *compiler) network(r *record, network *api.VirtualNetwork) dataplane.Net
 	slices.SortFunc(n.Reserved, netip.Addr.Compare)
 	answers := false
 	for _, a := range network.Properties.Attachments.Or(nil) {
-		hop, _ := netip.ParseAddr(a.NextHop) // "" is the zero Addr
-		n.Attachments = append(n.Attachments, dataplane.Attachment{Interface: a.Interface, VLAN: uint16(a.VLAN), Mode: dataplane.Mode(a.Mode),
-			PassOther: a.PassOther, Exclusive: a.Exclusive, NextHop: hop})
+		n.Attachments = append(n.Attachments, attachmentOf(&a))
 		answers = answers || a.AnswerGateway
 	}
 	for i := range network.Properties.Subnets {

@@ -74,7 +74,9 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 			var out Outcome
 			var err error
 			if s.Put != nil || s.change != nil {
-				out, err = c.putStep(t, s)
+				if out, err = c.putStep(t, s); err == nil {
+					err = c.checkInterfaces(out)
+				}
 			} else {
 				out, err = c.deleteStep(t, s)
 			}
