@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "serve" {
+		if err := serve(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "compare:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	rounds := flag.Int("rounds", 5, "how often each is measured")
+	seconds := flag.Float64("seconds", 2, "time of one measurement")
+	cpu := flag.Int("cpu", 0, "core on which everything runs")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	if err := run(ctx, *rounds, time.Duration(*seconds*float64(time.Second)), *cpu, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+// lane is a way to be measured, and the best of what it showed.
+type lane struct {
+	name    string
+	process *lab.Process
+	target  string
+	bulk    []float64 // bytes a second
+	cpu     []float64 // seconds of the proxy's CPU time per byte
+	rate    []float64 // connections a second
+	latency []float64 // seconds
+	failed  []error
+}
+
+func run(ctx context.Context, rounds int, each time.Duration, cpu int, out io.Writer) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	// Threads that the runtime starts later inherit it; those it has are few and idle.
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("pin to core %d: %w", cpu, err)
+	}
+	return lab.Run(ctx, lab.Options{Name: "compare", Log: os.Stderr}, func(ctx context.Context, l *lab.Lab) error {
+		load, lanes, err := build(ctx, l)
+		if err != nil {
+			return err
+		}
+		for round := range rounds {
+			for i := range lanes {
+				load.measure(ctx, lanes[(i+round)%len(lanes)], each)
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+		}
+		return report(out, lanes)
+	})
+}
+
+func report(out io.Writer, lanes []*lane) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "way\tbulk GB/s\tproxy CPU s/GiB\tconnections/s\trequest us\tfailed\t")
+	for _, l := range lanes {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t\n", l.name, best("%.2f", 1e-9, slices.Max, l.bulk), best("%.3f", 1<<30, slices.Min, l.cpu),
+			best("%.0f", 1, slices.Max, l.rate), best("%.1f", 1e6, slices.Min, l.latency), len(l.failed))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, l := range lanes {
+		for _, err := range l.failed {
+			fmt.Fprintf(out, "%s failed: %v\n", l.name, err)
+		}
+	}
+	return nil
+}
+
+// best formats the best of a series, if it has any.
+func best(format string, unit float64, of func([]float64) float64, series []float64) string {
+	if len(series) == 0 {
+		return "-"
+	}
+	return fmt.Sprintf(format, of(series)*unit)
+}
