@@ -108,20 +108,35 @@ func splitJSON(text []byte) ([]json.RawMessage, error) {
 
 // envelope is what a document has besides the resource.
 type envelope struct {
-	Type          string `json:"type"`
-	Name          string `json:"name"`
-	Subscription  string `json:"subscription"`
-	ResourceGroup string `json:"resourceGroup"`
+	Type, Name, Subscription, ResourceGroup string
+}
+
+// readEnvelope reads the envelope of a document's fields. YAML reads words such as n and on as true or false.
+func readEnvelope(fields map[string]json.RawMessage) (envelope, error) {
+	var e envelope
+	for _, field := range []struct {
+		name string
+		into *string
+	}{{"type", &e.Type}, {"name", &e.Name}, {"subscription", &e.Subscription}, {"resourceGroup", &e.ResourceGroup}} {
+		text, ok := fields[field.name]
+		if !ok {
+			continue
+		}
+		if json.Unmarshal(text, field.into) != nil {
+			return e, fmt.Errorf("%s: %s found where a string is expected (put it in quotes)", field.name, text)
+		}
+	}
+	return e, nil
 }
 
 func readDocument(part json.RawMessage, base api.ID) (document, error) {
-	var outer envelope
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(part, &fields); err != nil {
 		return document{}, errors.New("is not an object with type, name, location and properties")
 	}
-	if err := json.Unmarshal(part, &outer); err != nil {
-		return document{}, fmt.Errorf("type, name, subscription and resourceGroup are strings: %w", err)
+	outer, err := readEnvelope(fields)
+	if err != nil {
+		return document{}, err
 	}
 	if outer.Type == "" {
 		return document{}, errors.New("type is missing, such as Microsoft.Network/virtualNetworks")
