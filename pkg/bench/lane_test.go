@@ -37,7 +37,7 @@ func testLane(t *testing.T, f Forwarder) *Lane {
 func TestForwarders_AThousandFlows_RightInBothDirections(t *testing.T) {
 	for _, f := range []Forwarder{
 		nil, NewRedirect(XDP), NewRedirect(TC), NewReference(XDP, 4096), NewReference(TC, 4096),
-		NewKernelForwarding(), NewNftables(),
+		NewKernelForwarding(), NewNftables(), NewPrivlink(XDP, 4096, 2), NewPrivlink(TC, 4096, 2),
 	} {
 		l := testLane(t, f)
 		t.Run(l.Name, func(t *testing.T) {

@@ -38,7 +38,11 @@ func (n namespace) devices() (map[string]device, error) {
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)
 		}
-		features, err := xdpFeatures()
+		ifindexes := make([]int, 0, len(links))
+		for _, l := range links {
+			ifindexes = append(ifindexes, l.Attrs().Index)
+		}
+		features, err := xdpFeatures(ifindexes)
 		if err != nil {
 			return err
 		}
