@@ -89,6 +89,7 @@ func (d *Dataplane) apply(state State) error {
 	d.resolver.Set(p.wants, now)
 	d.announceReturned(p, now)
 	d.plan = p
+	d.openDoor(p)
 	d.wake()
 	if d.ending {
 		d.ending = false

@@ -102,8 +102,10 @@ func TestApply_OtherChanges_LeaveFlowsAlone(t *testing.T) {
 		"draining": func(s *State) {
 			s.RuleSets[0].Sources = []Source{{Addr: netip.MustParseAddr("10.0.2.5"), Draining: true}, {Addr: netip.MustParseAddr("10.0.2.6")}}
 		},
-		"quota":      func(s *State) { s.Links[0].MaxFlows = 1 },
-		"other link": func(s *State) { s.Links = append(s.Links, Link{Key: "second", ID: 2, Network: "consumers", Addr: netip.MustParseAddr("10.0.1.11"), RuleSet: "service", State: LinkPending}) },
+		"quota": func(s *State) { s.Links[0].MaxFlows = 1 },
+		"other link": func(s *State) {
+			s.Links = append(s.Links, Link{Key: "second", ID: 2, Network: "consumers", Addr: netip.MustParseAddr("10.0.1.11"), RuleSet: "service", State: LinkPending})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g, _, _, s, c := opened(t)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/privlink/privlink/pkg/neigh"
@@ -74,6 +75,9 @@ type Dataplane struct {
 	done    sync.WaitGroup
 	wakeups chan struct{}
 	sweeper chan struct{} // a sweep is wanted at once
+
+	door atomic.Pointer[door] // of the last apply; nil before the first
+	shut atomic.Bool          // closed, for those who do not take mu
 
 	// mu guards everything below, and every write to a map.
 	mu       sync.Mutex
@@ -177,6 +181,9 @@ func (d *Dataplane) readKernel() error {
 	d.backends.rest(func(s uint32) bool { return k.backends.load(s).Gen != 0 }, 0)
 	d.natsets.rest(func(s uint32) bool { return k.natsets.load(s).Count != 0 }, 0)
 
+	if err := k.clearDials(); err != nil {
+		return err
+	}
 	d.addresses = make(map[bpfAddressKey]bpfAddress)
 	var key bpfAddressKey
 	var address bpfAddress
@@ -296,6 +303,7 @@ func (d *Dataplane) Close() error {
 		return nil
 	}
 	d.closed = true
+	d.shut.Store(true)
 	d.mu.Unlock()
 	d.stop()
 	d.done.Wait()

@@ -94,27 +94,29 @@ type names struct {
 }
 
 // names of the last plan. mu is held.
-func (d *Dataplane) names() names {
+func (d *Dataplane) names() names { return d.namesOf(d.plan) }
+
+func (d *Dataplane) namesOf(p *plan) names {
 	n := names{
 		networks: make(map[uint16]string), links: make(map[uint32]string), linkIDs: make(map[uint32]uint32),
 		rules: make(map[uint32][2]string), pools: make(map[uint32]string),
 	}
-	if d.plan == nil {
+	if p == nil {
 		return n
 	}
-	for key, number := range d.plan.vnets {
+	for key, number := range p.vnets {
 		n.networks[number] = key
 	}
-	for _, l := range d.plan.state.Links {
+	for _, l := range p.state.Links {
 		slot := d.links.find(ident("link", l.Key))
 		n.links[slot], n.linkIDs[slot] = l.Key, l.ID
 	}
-	for _, rs := range d.plan.state.RuleSets {
+	for _, rs := range p.state.RuleSets {
 		for _, r := range rs.Rules {
 			n.rules[d.rules.find(ruleIdent(rs.Key, r.Key))] = [2]string{rs.Key, r.Key}
 		}
 	}
-	for key, number := range d.plan.pools {
+	for key, number := range p.pools {
 		n.pools[number] = key
 	}
 	return n

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/privlink/privlink/pkg/maglev"
 	"github.com/privlink/privlink/pkg/neigh"
+	"github.com/privlink/privlink/pkg/splice"
 )
 
 // plan is what the kernel is to hold for a State: slots are given out, nothing is written.
@@ -42,6 +44,8 @@ type plan struct {
 	// everyPort are backends that some rule uses for every port: all rules then share
 	// one port domain for them, or two domains would give out one port.
 	everyPort map[Address]bool
+	// nats are the slots of the rule sets' own NAT sets.
+	nats map[string]uint32
 }
 
 type planPort struct {
@@ -94,9 +98,10 @@ func (d *Dataplane) compile(state State) (*plan, error) {
 		keepRules: make(map[uint64]bool), keepLinks: make(map[uint64]bool),
 		claims: make(map[neigh.Key]bool), wants: make(map[neigh.Key]neigh.Want),
 		unresolved: make(map[Address]bool), everyPort: make(map[Address]bool),
+		nats: make(map[string]uint32),
 	}
 	for _, step := range []func(*plan) error{
-		d.planNetworks, d.syncInterfaces, d.planClaims, d.planPools, d.planRuleSets, d.planRetired, d.planLinks,
+		d.planNetworks, d.syncInterfaces, d.planClaims, d.planPools, d.planRuleSets, d.planRetired, d.planLinks, d.planProbes,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -124,6 +129,9 @@ func (d *Dataplane) planNetworks(p *plan) error {
 // planClaims says which addresses are to be ours; what they are for follows in planRuleSets and planLinks.
 func (d *Dataplane) planClaims(p *plan) error {
 	for _, l := range p.state.Links {
+		if l.Network == "" {
+			continue // no address yet
+		}
 		vnet, ok := p.vnets[l.Network]
 		if !ok {
 			return fmt.Errorf("compile link %s: no network %s", l.Key, l.Network)
@@ -134,6 +142,9 @@ func (d *Dataplane) planClaims(p *plan) error {
 		p.claims[neigh.Key{VNet: vnet, Addr: l.Addr}] = true
 	}
 	for _, rs := range p.state.RuleSets {
+		if rs.Network == "" {
+			continue // no address yet, so nothing can be reached
+		}
 		vnet, ok := p.vnets[rs.Network]
 		if !ok {
 			return fmt.Errorf("compile rule set %s: no network %s", rs.Key, rs.Network)
@@ -240,10 +251,14 @@ func (d *Dataplane) planRuleSets(p *plan) error {
 			return err
 		}
 		p.services[rs.Key] = service
+		if rs.Network == "" {
+			continue
+		}
 		nat, err := d.planNatset(p, rs)
 		if err != nil {
 			return err
 		}
+		p.nats[rs.Key] = nat
 		for j := range rs.Rules {
 			if err := d.planRule(p, rs, &rs.Rules[j], service, nat); err != nil {
 				return err
@@ -327,11 +342,10 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t Target, rule uin
 	if !t.Addr.Is4() {
 		return fmt.Errorf("compile rule %s of %s: target %s is no IPv4 address", r.Key, rs.Key, t.Addr)
 	}
-	port := strconv.Itoa(int(r.BackendPort))
 	b := bpfBackend{
-		Ident: ident("backend", rs.Key, r.Key, t.Pool, t.Addr.String(), port),
+		Ident: backendIdent(rs, r, t),
 		Addr:  netOrder(t.Addr), Port: portOrder(r.BackendPort), Vnet: p.vnets[rs.Network],
-		IdleTcp: r.IdleTCP, IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[t.Pool],
+		IdleTcp: idleTCP(r), IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[t.Pool],
 		State: uint8(bpfBackendStateBACKEND_UP),
 	}
 	if r.TCPReset {
@@ -357,11 +371,18 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t Target, rule uin
 	p.keepBackends[b.Ident] = true
 	p.backends[slot] = b
 	if resolved && t.Healthy && !t.NoNew && !r.Proxy {
-		table.names = append(table.names, t.Pool+"|"+t.Addr.String()+"|"+port)
-		table.weights = append(table.weights, max(t.Weight, 1))
-		table.slots = append(table.slots, slot)
+		table.add(r, t, slot)
 	}
 	return nil
+}
+
+// idleTCP is the timeout of a rule's flows. A proxied connection is ended by the splice, whose resets
+// still have to find its flows.
+func idleTCP(r *Rule) uint32 {
+	if r.Proxy {
+		return r.IdleTCP + uint32(splice.IdleMargin/time.Second)
+	}
+	return r.IdleTCP
 }
 
 // locate says what to look for to reach addr, and fills in what is known of it. Resolved means that it
@@ -471,7 +492,7 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 	b := bpfBackend{
 		Ident: ident("backend", rs.Key, r.Key, d.inner.Network, d.inner.Listen.String()),
 		Addr:  netOrder(d.inner.Listen.Addr()), Port: portOrder(d.inner.Listen.Port()), Vnet: p.vnets[d.inner.Network],
-		IdleTcp: r.IdleTCP, IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[d.inner.Network],
+		IdleTcp: idleTCP(r), IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[d.inner.Network],
 		State: uint8(bpfBackendStateBACKEND_UP),
 	}
 	// Both ends of the inner pair have one MAC, and nobody there answers ARP.
@@ -538,6 +559,9 @@ func (d *Dataplane) planRetired(p *plan) error {
 
 func (d *Dataplane) planLinks(p *plan) error {
 	for _, l := range p.state.Links {
+		if l.Network == "" {
+			continue
+		}
 		id := ident("link", l.Key)
 		if p.keepLinks[id] {
 			return fmt.Errorf("compile links: %s is there twice", l.Key)

@@ -10,8 +10,9 @@ import (
 
 // LinkStats counts what a link carried, since it was made.
 type LinkStats struct {
-	Link string // key
-	ID   uint32 // the LinkID
+	Link    string // key
+	ID      uint32 // the LinkID; 0 for a frontend
+	RuleSet string // key
 	// In is from the client, Out to it; bytes are of IP packets.
 	PacketsIn, BytesIn, PacketsOut, BytesOut uint64
 	Opened, Refused                          uint64 // flows
@@ -34,10 +35,13 @@ func (d *Dataplane) LinkStats() ([]LinkStats, error) {
 	var cpus []bpfLinkStats
 	for _, l := range d.plan.state.Links {
 		slot := d.links.find(ident("link", l.Key))
+		if slot == 0 {
+			continue // it has no address yet
+		}
 		if err := d.k.maps[mapLinkStats].Lookup(slot, &cpus); err != nil {
 			return nil, fmt.Errorf("read the counters of link %s: %w", l.Key, err)
 		}
-		s := LinkStats{Link: l.Key, ID: l.ID, Flows: d.k.usage.load(slot).Pairs, MaxFlows: d.k.links.load(slot).MaxFlows}
+		s := LinkStats{Link: l.Key, ID: l.ID, RuleSet: l.RuleSet, Flows: d.k.usage.load(slot).Pairs, MaxFlows: d.k.links.load(slot).MaxFlows}
 		for _, c := range cpus {
 			s.PacketsIn += c.PacketsIn
 			s.BytesIn += c.BytesIn

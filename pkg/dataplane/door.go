@@ -1,0 +1,331 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/privlink/privlink/pkg/splice"
+	"github.com/privlink/privlink/pkg/splice/inner"
+)
+
+// door is what the splice path and the probes ask for on every connection: a picture of the last apply
+// that is read without the mutex, which an Apply may hold for milliseconds.
+type door struct {
+	inner   uint16 // number of the inner network; 0 without one
+	probes  uint32 // slot of the link that probes go by
+	rules   map[doorRule]doorTarget
+	names   map[uint32]doorRule // by slot of the rule
+	links   map[uint32]string
+	linkIDs map[uint32]uint32
+	idle    map[uint32]time.Duration // of a rule
+}
+
+type doorRule struct{ ruleSet, rule string }
+
+// doorTarget is where a rule's connections may go.
+type doorTarget struct {
+	slot         uint32 // of the rule
+	nat          uint32
+	distribution Distribution
+	backends     map[netip.Addr]uint32
+	table        *maglevTable // of the real targets, whatever the kernel has for the rule
+}
+
+// maglevTable is built when it is first asked for, and kept while its members stay.
+type maglevTable struct {
+	members members
+	signed  uint64
+	places  []uint32
+}
+
+// ErrNoFlow says that there is no live flow for a connection.
+var ErrNoFlow = errors.New("no live flow")
+
+// ErrNoDestination says that a destination is not in the State, or its link not what it was.
+var ErrNoDestination = errors.New("no such destination now")
+
+var _ splice.Gateway = (*Dataplane)(nil)
+
+// openDoor draws the picture after an apply. mu is held.
+func (d *Dataplane) openDoor(p *plan) {
+	n := d.namesOf(p)
+	v := &door{
+		inner: p.vnets[d.inner.Network], probes: d.links.find(probeIdent), links: n.links, linkIDs: n.linkIDs,
+		rules: make(map[doorRule]doorTarget), names: make(map[uint32]doorRule), idle: make(map[uint32]time.Duration),
+	}
+	old := d.door.Load()
+	for i := range p.state.RuleSets {
+		rs := &p.state.RuleSets[i]
+		for j := range rs.Rules {
+			r := &rs.Rules[j]
+			key := doorRule{rs.Key, r.Key}
+			t := doorTarget{
+				slot: d.rules.find(ruleIdent(rs.Key, r.Key)), nat: p.nats[rs.Key], distribution: r.Distribution,
+				backends: make(map[netip.Addr]uint32, len(r.Targets)),
+			}
+			var m members
+			for _, target := range r.Targets {
+				slot := d.backends.find(backendIdent(rs, r, target))
+				t.backends[target.Addr] = slot
+				if r.Proxy && target.Healthy && !target.NoNew && p.backends[slot].State == uint8(bpfBackendStateBACKEND_UP) {
+					m.add(r, target, slot)
+				}
+			}
+			if r.Proxy {
+				signed := m.signature()
+				if old != nil && old.rules[key].table != nil && old.rules[key].table.signed == signed {
+					t.table = old.rules[key].table
+				} else {
+					t.table = &maglevTable{m, signed, m.build(d.k.config.load(0).MaglevSeed)}
+				}
+			}
+			v.rules[key], v.names[t.slot], v.idle[t.slot] = t, key, time.Duration(r.IdleTCP)*time.Second
+		}
+	}
+	d.door.Store(v)
+}
+
+func backendIdent(rs *RuleSet, r *Rule, t Target) uint64 {
+	return ident("backend", rs.Key, r.Key, t.Pool, t.Addr.String(), strconv.Itoa(int(r.BackendPort)))
+}
+
+// add enters one backend. Its name, not its slot, decides its places: they are the same on every node.
+func (m *members) add(r *Rule, t Target, slot uint32) {
+	m.names = append(m.names, t.Pool+"|"+t.Addr.String()+"|"+strconv.Itoa(int(r.BackendPort)))
+	m.weights = append(m.weights, max(t.Weight, 1))
+	m.slots = append(m.slots, slot)
+}
+
+// enter keeps the kernel's memory mapped until the returned function is called; false when closed.
+func (d *Dataplane) enter() (leave func(), v *door, ok bool) {
+	d.readers.RLock()
+	v = d.door.Load()
+	if v == nil || d.shut.Load() {
+		d.readers.RUnlock()
+		return nil, nil, false
+	}
+	return d.readers.RUnlock, v, true
+}
+
+// findFlow looks a key up, as bpf/flowtable.h does.
+func (k *kernel) findFlow(key bpfFlowKey) (entry, bool) {
+	home := k.home(key)
+	bits := uint32(k.flows.word(home, 0)>>32) & 0x3fffffff
+	for distance := uint32(0); bits != 0; distance, bits = distance+1, bits>>1 {
+		if bits&1 == 0 {
+			continue
+		}
+		if e, ok := k.read(home + distance); ok && e.live() && e.Key == key {
+			return e, true
+		}
+	}
+	return entry{}, false
+}
+
+// home is flow_home of bpf/flowtable.h.
+func (k *kernel) home(key bpfFlowKey) uint32 {
+	p := padded[bpfFlowKey]{v: key}
+	w := p.words()
+	c := k.config.load(0)
+	h := c.Seed[4] + uint64(uint32(w[0]))*c.Seed[0] + w[0]>>32*c.Seed[1] + uint64(uint32(w[1]))*c.Seed[2] + w[1]>>32*c.Seed[3]
+	h ^= h >> 32
+	h *= 0x9fb21c651e98df25
+	h ^= h >> 29
+	h *= 0xd6e8feb86659fd93
+	return uint32(h >> 32 * uint64(c.Homes) >> 32)
+}
+
+// innerKey is the key of packets from local to peer in the inner network.
+func innerKey(v *door, local, peer netip.AddrPort) bpfFlowKey {
+	return bpfFlowKey{
+		Saddr: netOrder(local.Addr().Unmap()), Daddr: netOrder(peer.Addr().Unmap()), Sport: portOrder(local.Port()), Dport: portOrder(peer.Port()),
+		Vnet: v.inner, Proto: uint8(ProtocolTCP), Kind: uint8(bpfFlowKindKIND_FLOW),
+	}
+}
+
+// Identify implements splice.Gateway. Style and CRC32C are the caller's to fill in: the dataplane
+// knows nothing of them.
+func (d *Dataplane) Identify(local, peer netip.AddrPort) (splice.Identity, error) {
+	leave, v, ok := d.enter()
+	if !ok {
+		return splice.Identity{}, fmt.Errorf("identify %s: %w", peer, ErrClosed)
+	}
+	defer leave()
+	e, ok := d.k.findFlow(innerKey(v, local, peer))
+	if !ok || !e.reverse() {
+		return splice.Identity{}, fmt.Errorf("identify %s: %w", peer, ErrNoFlow)
+	}
+	forward, ok := d.k.read(e.Twin)
+	if !ok || !forward.live() || forward.Twin != e.slot {
+		return splice.Identity{}, fmt.Errorf("identify %s: %w", peer, ErrNoFlow)
+	}
+	tag := e.Rw.Tag.Of
+	rule := d.k.backends.load(min(forward.Rw.Via.Forward.Backend, d.k.backends.count-1)).Rule
+	name, ok := v.names[rule]
+	if !ok || v.links[tag.Link] == "" {
+		return splice.Identity{}, fmt.Errorf("identify %s: %w", peer, ErrNoDestination)
+	}
+	return splice.Identity{
+		Client: addrPort(e.Rw.Daddr, e.Rw.Dport), Endpoint: addrPort(e.Rw.Saddr, e.Rw.Sport), LinkID: v.linkIDs[tag.Link],
+		Link: v.links[tag.Link], RuleSet: name.ruleSet, Rule: name.rule, LinkRef: linkRef(tag.Link, tag.LinkGen), IdleTimeout: v.idle[rule],
+	}, nil
+}
+
+// linkRef is a link's slot and generation in one word, never 0.
+func linkRef(slot uint32, gen uint16) uint64 { return uint64(slot)<<16 | uint64(gen) }
+
+// Targets implements splice.Gateway.
+func (d *Dataplane) Targets(id *splice.Identity, limit int) []netip.AddrPort {
+	leave, v, ok := d.enter()
+	if !ok {
+		return nil
+	}
+	defer leave()
+	t := v.rules[doorRule{id.RuleSet, id.Rule}]
+	if t.table == nil || len(t.table.places) == 0 {
+		return nil
+	}
+	var targets []netip.AddrPort
+	seen := make(map[uint32]bool, limit)
+	places := t.table.places
+	at := int(uint64(d.k.balance(id, t.distribution)) * uint64(len(places)) >> 32)
+	for i := 0; i < len(places) && len(targets) < min(limit, len(t.table.members.slots)); i++ {
+		slot := places[(at+i)%len(places)]
+		if seen[slot] {
+			continue
+		}
+		seen[slot] = true
+		b := d.k.backends.load(slot)
+		if b.State != uint8(bpfBackendStateBACKEND_UP) {
+			continue
+		}
+		port := portOrder(b.Port)
+		if port == 0 {
+			port = id.Endpoint.Port()
+		}
+		targets = append(targets, netip.AddrPortFrom(fromNetOrder(b.Addr), port))
+	}
+	return targets
+}
+
+// balance is balance_hash of bpf/balance.h.
+func (k *kernel) balance(id *splice.Identity, distribution Distribution) uint32 {
+	mix := func(h uint64) uint64 {
+		h ^= h >> 32
+		h *= 0x9fb21c651e98df25
+		h ^= h >> 29
+		h *= 0xd6e8feb86659fd93
+		return h ^ h>>32
+	}
+	seed := k.config.load(0).MaglevSeed
+	h := mix(seed[0] ^ (uint64(id.LinkID)<<32 | uint64(netOrder(id.Client.Addr()))))
+	switch distribution {
+	case DistributionSourceIPProtocol:
+		h = mix(h ^ seed[1] ^ uint64(ProtocolTCP))
+	case Distribution5Tuple:
+		h = mix(h ^ seed[1] ^ (uint64(ProtocolTCP)<<32 | uint64(portOrder(id.Client.Port()))<<16 | uint64(portOrder(id.Endpoint.Port()))))
+	}
+	return uint32(h >> 32)
+}
+
+// Admit implements inner.Door: a TCP connection from source, in the inner network, may go to a target.
+func (d *Dataplane) Admit(source netip.AddrPort, to inner.Destination) error {
+	leave, v, ok := d.enter()
+	if !ok {
+		return fmt.Errorf("admit %s: %w", source, ErrClosed)
+	}
+	defer leave()
+	t, ok := v.rules[doorRule{to.RuleSet, to.Rule}]
+	slot := t.backends[to.Target.Addr()]
+	if !ok || slot == 0 || t.nat == 0 {
+		return fmt.Errorf("admit %s to %s: %w", source, to.Target, ErrNoDestination)
+	}
+	link := uint32(to.Link >> 16)
+	gen := uint16(to.Link)
+	if to.Link == 0 {
+		link, gen = v.probes, d.k.links.load(v.probes).Gen
+	}
+	if l := d.k.links.load(min(link, d.k.links.count-1)); l.State != uint8(LinkApproved) || l.Gen != gen {
+		return fmt.Errorf("admit %s to %s: %w", source, to.Target, ErrNoDestination)
+	}
+	key := dialKey(source)
+	entry := bpfDial{
+		Key: key, Link: link, LinkGen: gen, Backend: slot, BackendGen: d.k.backends.load(slot).Gen,
+		Nat: t.nat, Dport: portOrder(to.Target.Port()),
+	}
+	if err := d.k.maps[mapDials].Put(&key, &entry); err != nil {
+		return fmt.Errorf("admit %s to %s: %w", source, to.Target, err)
+	}
+	return nil
+}
+
+// Withdraw implements inner.Door.
+func (d *Dataplane) Withdraw(source netip.AddrPort) {
+	leave, _, ok := d.enter()
+	if !ok {
+		return
+	}
+	defer leave()
+	key := dialKey(source)
+	if err := d.k.maps[mapDials].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		d.log.WithError(err).WithField("source", source).Error("withdrawing a dial entry")
+	}
+}
+
+func dialKey(source netip.AddrPort) bpfDialKey {
+	return bpfDialKey{Addr: netOrder(source.Addr().Unmap()), Port: portOrder(source.Port()), Proto: uint8(ProtocolTCP)}
+}
+
+// Heard implements splice.Gateway.
+func (d *Dataplane) Heard(local, peer netip.AddrPort) (age time.Duration, ok bool) {
+	leave, v, ok := d.enter()
+	if !ok {
+		return 0, false
+	}
+	defer leave()
+	e, ok := d.k.findFlow(innerKey(v, local, peer))
+	if !ok {
+		return 0, false
+	}
+	twin, ok := d.k.read(e.Twin)
+	if !ok || !twin.live() || twin.Twin != e.slot {
+		return 0, false
+	}
+	now, err := d.k.now()
+	if err != nil {
+		return 0, false
+	}
+	return time.Duration(max(0, int32(now-twin.Stamp))) * time.Second, true
+}
+
+// clearDials removes what a killed daemon left: its sockets are gone.
+func (k *kernel) clearDials() error {
+	var key [8]byte
+	for k.maps[mapDials].NextKey(nil, &key) == nil {
+		if err := k.maps[mapDials].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("clear map %s: %w", mapDials, err)
+		}
+	}
+	return nil
+}
+
+// probeIdent names the link that probes go by: always approved, of no network, without an address.
+var probeIdent = ident("link", "", "probes")
+
+// planProbes makes that link.
+func (d *Dataplane) planProbes(p *plan) error {
+	if d.inner.Network == "" {
+		return nil
+	}
+	slot, _, err := d.links.get(probeIdent, d.sweeps)
+	if err != nil {
+		return err
+	}
+	p.keepLinks[probeIdent] = true
+	p.links[slot] = bpfLink{Ident: probeIdent, State: uint8(LinkApproved), MaxFlows: d.k.config.load(0).MaxPairs}
+	return nil
+}
