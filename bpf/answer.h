@@ -96,9 +96,14 @@ SLOW int answer_rst(hook *ctx, struct packet *p, __u32 reason, bool limited)
 	    bpf_skb_store_bytes(ctx, at, &h.tcp, sizeof(h.tcp), BPF_F_RECOMPUTE_CSUM))
 		return DROP(HELPER);
 	header -= sizeof(h.ip);
-	if (header && header <= sizeof(zeros) &&
-	    bpf_skb_store_bytes(ctx, L3 + sizeof(h.ip), zeros, header, BPF_F_RECOMPUTE_CSUM))
-		return DROP(HELPER);
+	/* Two comparisons, or 6.1 does not see that the size is not 0: clang would make one of them. */
+	asm volatile("" : "+r"(header));
+	if (header >= 4) {
+		asm volatile("" : "+r"(header));
+		if (header <= sizeof(zeros) && bpf_skb_store_bytes(ctx, L3 + sizeof(h.ip), zeros,
+		                                                   header, BPF_F_RECOMPUTE_CSUM))
+			return DROP(HELPER);
+	}
 	/* skipped for a partial checksum, else it makes the field the full one; the last is for
 	 * CHECKSUM_COMPLETE, and refused for everything else
 	 */
@@ -179,10 +184,8 @@ SLOW int answer_icmp(hook *ctx, struct packet *p, __u16 type_code, __u16 mtu, __
 		field = ~field;
 		size = header;
 	}
-	for (__u32 i = 0; i < QUOTE_MAX / 2; i++)
-		if (i < size / 2)
-			sum += ((__u16 *)quote)[i];
-	sum += field;
+	/* A helper, not a loop: 6.1 walks every end that a loop to a variable one may have. */
+	sum = fold(bpf_csum_diff(NULL, 0, (__be32 *)quote, size, 0)) + field;
 
 	h.ip.version = 4;
 	h.ip.ihl = 5;

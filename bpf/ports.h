@@ -42,12 +42,16 @@ static __always_inline __u32 bit_of_port(__u16 port)
 
 static __always_inline struct domain *domain_find(const struct domain_key *key)
 {
-	return bpf_map_lookup_elem(&domains_v1, key);
+	/* 6.1 takes a map's key from the stack, not from the argument of a global function. */
+	struct domain_key copy = *key;
+
+	return bpf_map_lookup_elem(&domains_v1, &copy);
 }
 
 /* Makes the domain of a key; false when there is no room. Another CPU may be first. */
 SLOW int domain_make(struct domain_key *key)
 {
+	struct domain_key copy;
 	struct domain *d;
 	__u32 zero = 0, first;
 	void *empty;
@@ -58,7 +62,8 @@ SLOW int domain_make(struct domain_key *key)
 	if (!empty)
 		return false;
 	first = clock_random() % PORT_WORDS;
-	if (bpf_map_update_elem(&domains_v1, key, empty, BPF_NOEXIST))
+	copy = *key;
+	if (bpf_map_update_elem(&domains_v1, &copy, empty, BPF_NOEXIST))
 		return domain_find(key) != NULL;
 	d = domain_find(key);
 	if (d)
@@ -162,6 +167,17 @@ static __always_inline void port_release(struct domain *d, __u32 bit)
 	old = __sync_fetch_and_and(&d->word[word], ~mask);
 	if (old & mask)
 		__sync_fetch_and_sub(&d->used, 1);
+}
+
+/* The reverse half of a port was freed, or its slot taken again: the port is anybody's. */
+static __always_inline void port_rested(const struct flow_key *reverse, __u16 flags)
+{
+	struct domain *d = domain_of(reverse, flags);
+
+	if (!d)
+		return;
+	__sync_fetch_and_sub(&d->resting, 1);
+	port_release(d, bit_of_port(bpf_ntohs(reverse->dport)));
 }
 
 #endif
