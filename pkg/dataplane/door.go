@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/privlink/privlink/pkg/splice"
+	"github.com/privlink/privlink/pkg/splice/header"
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
@@ -22,6 +23,13 @@ type door struct {
 	links   map[uint32]string
 	linkIDs map[uint32]uint32
 	idle    map[uint32]time.Duration // of a rule
+	headers map[uint32]doorHeader    // of a rule
+}
+
+// doorHeader is what a rule's backends read before everything else.
+type doorHeader struct {
+	style  header.Style
+	crc32c bool
 }
 
 type doorRule struct{ ruleSet, rule string }
@@ -56,6 +64,7 @@ func (d *Dataplane) openDoor(p *plan) {
 	v := &door{
 		inner: p.vnets[d.inner.Network], probes: d.links.find(probeIdent), links: n.links, linkIDs: n.linkIDs,
 		rules: make(map[doorRule]doorTarget), names: make(map[uint32]doorRule), idle: make(map[uint32]time.Duration),
+		headers: make(map[uint32]doorHeader),
 	}
 	old := d.door.Load()
 	for i := range p.state.RuleSets {
@@ -83,6 +92,12 @@ func (d *Dataplane) openDoor(p *plan) {
 					t.table = &maglevTable{m, signed, m.build(d.k.config.load(0).MaglevSeed)}
 				}
 			}
+			style, err := header.ParseStyle(r.ProxyTLV)
+			if err != nil {
+				d.log.WithError(err).WithField("rule", r.Key).Error("PROXY headers of this rule name no link")
+				style = header.None
+			}
+			v.headers[t.slot] = doorHeader{style, r.ProxyCRC32C}
 			v.rules[key], v.names[t.slot], v.idle[t.slot] = t, key, time.Duration(r.IdleTCP)*time.Second
 		}
 	}
@@ -147,8 +162,7 @@ func innerKey(v *door, local, peer netip.AddrPort) bpfFlowKey {
 	}
 }
 
-// Identify implements splice.Gateway. Style and CRC32C are the caller's to fill in: the dataplane
-// knows nothing of them.
+// Identify implements splice.Gateway.
 func (d *Dataplane) Identify(local, peer netip.AddrPort) (splice.Identity, error) {
 	leave, v, ok := d.enter()
 	if !ok {
@@ -172,6 +186,7 @@ func (d *Dataplane) Identify(local, peer netip.AddrPort) (splice.Identity, error
 	return splice.Identity{
 		Client: addrPort(e.Rw.Daddr, e.Rw.Dport), Endpoint: addrPort(e.Rw.Saddr, e.Rw.Sport), LinkID: v.linkIDs[tag.Link],
 		Link: v.links[tag.Link], RuleSet: name.ruleSet, Rule: name.rule, LinkRef: linkRef(tag.Link, tag.LinkGen), IdleTimeout: v.idle[rule],
+		Style: v.headers[rule].style, CRC32C: v.headers[rule].crc32c,
 	}, nil
 }
 
