@@ -266,7 +266,9 @@ func (n *Namespace) Dial(ctx context.Context, network, local, remote string) (ne
 		}
 		// Control is called between socket and connect, by this goroutine: the socket has its
 		// namespace then, and binding and connecting do not look at the thread's.
-		dialer.ControlContext = func(context.Context, string, string, syscall.RawConn) error { return leave() }
+		dialer.ControlContext = func(_ context.Context, _, _ string, c syscall.RawConn) error {
+			return errors.Join(leave(), shareAddress(c, network))
+		}
 		conn, err := dialer.DialContext(ctx, network, remote)
 		if errLeave := leave(); err == nil {
 			err = errLeave
@@ -275,6 +277,19 @@ func (n *Namespace) Dial(ctx context.Context, network, local, remote string) (ne
 	}()
 	r := <-done
 	return r.conn, r.err
+}
+
+// shareAddress lets UDP sockets with different remotes have one local address and port, as clients of
+// two endpoints may.
+func shareAddress(c syscall.RawConn, network string) error {
+	if !strings.HasPrefix(network, "udp") {
+		return nil
+	}
+	var errSet error
+	if err := c.Control(func(fd uintptr) { errSet = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); err != nil {
+		return err
+	}
+	return errSet
 }
 
 // WaitListening waits until something in the namespace listens on the TCP port, or has the UDP port

@@ -139,7 +139,7 @@ func TestShape_TwoEndpointsOfOneNetwork_AreApart(t *testing.T) {
 			sent := len(kept.Sent())
 			echoed := map[uint64]bool{}
 			for _, a := range kept.Arrivals() {
-				echoed[a.Number] = true
+				echoed[a.Sequence] = true
 			}
 			lost := 0
 			for n := range sent - 50 { // the last ones may be on their way
