@@ -195,6 +195,7 @@ SLOW int flow_open(struct opening *o)
 	struct backend *b;
 	struct flow *f;
 	__u32 reverse, reverse_state;
+	union tag revived;
 	int r = FLOW_FULL, reason;
 
 	if (!o)
@@ -235,8 +236,13 @@ SLOW int flow_open(struct opening *o)
 		       : r == FLOW_LOCKED ? REASON_TABLE_BUSY
 		                          : REASON_PORTS;
 	}
-	if (in->revived)
-		usage_return((union tag *)&in->revived_tag);
+	if (in->revived) {
+		/* of another domain, see reverse_insert: here the bit would still have been set */
+		revived.word = in->revived_tag;
+		usage_return(&revived);
+		if ((revived.of.flags ^ o->flags) & FLOW_HA)
+			port_rested(&in->key, revived.of.flags);
+	}
 	reverse = in->slot;
 	reverse_state = in->state;
 	f = flow_at(reverse);

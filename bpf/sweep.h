@@ -21,7 +21,6 @@ static __always_inline void sweep_dead(struct sweep *s, struct flow *f, __u32 sl
 {
 	bool port;
 	struct flow was;
-	struct domain *d;
 
 	s->dead++;
 	if (!flow_snapshot(f, &was) || was.state != state)
@@ -35,11 +34,7 @@ static __always_inline void sweep_dead(struct sweep *s, struct flow *f, __u32 sl
 	if (!port)
 		return;
 	usage_return(&was.rw.tag);
-	d = domain_of(&was.key, was.rw.tag.of.flags);
-	if (!d)
-		return;
-	__sync_fetch_and_sub(&d->resting, 1);
-	port_release(d, bit_of_port(bpf_ntohs(was.key.dport)));
+	port_rested(&was.key, was.rw.tag.of.flags);
 }
 
 static __always_inline bool sweep_gone(const struct rewrite *forward)

@@ -54,3 +54,8 @@ func (m *Machine) Reset() {
 	*m = *New(c)
 	m.Now = now
 }
+
+// UseTokens makes so many answers on an interface used up in this second.
+func (m *Machine) UseTokens(out uint16, rst, icmp uint32) {
+	m.buckets[out] = &bucket{stamp: m.Now, rst: rst, icmp: icmp}
+}

@@ -33,7 +33,7 @@ func main() {
 }
 
 func fuzzOnce(ctx context.Context, packets int, seed uint64) error {
-	result, err := fuzz.Run(ctx, fuzz.Options{Packets: packets, Seed: seed, Log: os.Stdout})
+	result, err := fuzz.Run(ctx, fuzz.Options{Packets: packets, Seed: seed, Log: os.Stdout, Every: packets <= fuzz.EraPackets})
 	if err != nil {
 		return err
 	}

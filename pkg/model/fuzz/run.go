@@ -16,6 +16,7 @@ import (
 const EraPackets = 10_000
 
 // compareAll is after how many packets everything is compared, not only what the packet touched.
+// A replayed era compares after each.
 const compareAll = 512
 
 // side is one set of real programs.
@@ -29,6 +30,7 @@ type runner struct {
 	*generator
 	sides []side
 	count *Coverage
+	every bool
 }
 
 // Options of a run.
@@ -37,6 +39,7 @@ type Options struct {
 	Seed    uint64
 	Mutant  uint32    // fault to compile in, 0 = none
 	First   bool      // stop at the first difference
+	Every   bool      // compare everything after every packet
 	Log     io.Writer // differences, one line each, with the seed that replays them
 }
 
@@ -89,7 +92,7 @@ func run(ctx context.Context, o Options, indexes []uint32) (Result, error) {
 		if seed%4 == 3 {
 			which = 1
 		}
-		done, err := runEra(seed, n, shapes[which], indexes, loaded[which], &result.Coverage)
+		done, err := runEra(seed, n, shapes[which], indexes, loaded[which], &result.Coverage, o.Every)
 		result.Packets += n
 		if err != nil {
 			result.Packets -= n - done - 1
@@ -105,11 +108,11 @@ func run(ctx context.Context, o Options, indexes []uint32) (Result, error) {
 }
 
 // runEra runs one topology; an error is a difference, found after so many packets.
-func runEra(seed uint64, packets int, s shape, indexes []uint32, sides []side, count *Coverage) (int, error) {
+func runEra(seed uint64, packets int, s shape, indexes []uint32, sides []side, count *Coverage, every bool) (int, error) {
 	t := newTopology(rand.New(rand.NewPCG(seed, 0x707269766c696e6b)), s, indexes)
 	m := model.New(t.Config)
 	m.Now = 1000
-	r := &runner{generator: newGenerator(t, m), sides: sides, count: count}
+	r := &runner{generator: newGenerator(t, m), sides: sides, count: count, every: every}
 	for _, p := range sides {
 		if err := p.Reset(); err != nil {
 			return 0, err
@@ -181,7 +184,7 @@ func (r *runner) step(i int) error {
 			return fmt.Errorf("%s: %w\n  in %d vlan %d: %x", p.name, err, in.Interface, in.VLAN, in.Frame)
 		}
 	}
-	if i%compareAll == compareAll-1 {
+	if r.every || i%compareAll == compareAll-1 {
 		if err := r.compareAll(); err != nil {
 			return err
 		}

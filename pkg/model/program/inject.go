@@ -59,3 +59,23 @@ func (p *Programs) Reset() error {
 	}
 	return nil
 }
+
+// SetPairs makes the table hold so many pairs.
+func (p *Programs) SetPairs(n uint32) { p.table[0].Pairs = n }
+
+// UseTokens makes so many answers on an output used up in this second.
+func (p *Programs) UseTokens(out uint16, now, rst, icmp uint32) {
+	p.buckets[out] = dataplane.RawBucket{Stamp: now, Rst: rst, Icmp: icmp}
+}
+
+// PutSlot makes a slot of the table what it is in the model.
+func (p *Programs) PutSlot(n uint32, s *model.Slot) { p.flows[n] = rawSlot(s) }
+
+// LockHome makes it look as if another CPU were inserting a key with this home, or not any more.
+func (p *Programs) LockHome(n uint32, locked bool) {
+	const lock = 0x40000000 // FLOW_HOME_LOCK
+	p.flows[n].Home &^= lock
+	if locked {
+		p.flows[n].Home |= lock
+	}
+}
