@@ -46,22 +46,45 @@ type attacher struct {
 	noTCX bool
 }
 
+// replaced are programs that were given to attachments in the place of others.
+type replaced struct {
+	old  []*ebpf.Program
+	back []func() error
+}
+
+// undo gives every attachment its old program again.
+func (r *replaced) undo() error {
+	var failed []error
+	for _, back := range r.back {
+		failed = append(failed, back())
+	}
+	r.forget()
+	return errors.Join(failed...)
+}
+
+// forget lets go of the old programs.
+func (r *replaced) forget() {
+	for _, p := range r.old {
+		p.Close()
+	}
+	*r = replaced{}
+}
+
 // adopt finds what is attached already, gives it the new programs, and drops pins of
-// interfaces that are gone. If one cannot take its new program, all get the old ones back.
-func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[string]*binding, err error) {
+// interfaces that are gone. If one cannot take its new program, all get the old ones back; the
+// caller can have that too, as long as it keeps what is returned.
+func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[string]*binding, _ *replaced, err error) {
 	pins, err := a.folder.allLinks()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	bindings := make(map[string]*binding)
-	var undo []func() error
+	done := &replaced{}
 	defer func() {
 		if err == nil {
 			return
 		}
-		for _, back := range undo {
-			err = errors.Join(err, back())
-		}
+		err = errors.Join(err, done.undo())
 		for _, b := range bindings {
 			b.close()
 		}
@@ -70,28 +93,26 @@ func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[
 		hook, name := pin[0], pin[1]
 		l, err := link.LoadPinnedLink(path, nil)
 		if err != nil {
-			return nil, fmt.Errorf("adopt link %s: %w", path, err)
+			return nil, nil, fmt.Errorf("adopt link %s: %w", path, err)
 		}
 		ifindex, program, err := attachedTo(l)
 		if err != nil {
 			l.Close()
-			return nil, fmt.Errorf("adopt link %s: %w", path, err)
+			return nil, nil, fmt.Errorf("adopt link %s: %w", path, err)
 		}
 		d, ok := devices[name]
 		if !ok || d.ifindex != ifindex || ifindex == 0 {
 			// The interface was deleted, and the program with it. One of the same name is another.
 			l.Close()
 			if err := os.Remove(path); err != nil {
-				return nil, fmt.Errorf("remove pin of an interface that is gone: %w", err)
+				return nil, nil, fmt.Errorf("remove pin of an interface that is gone: %w", err)
 			}
 			continue
 		}
-		back, err := a.replace(l, hook, program)
-		if err != nil {
+		if err := a.replace(l, hook, program, done); err != nil {
 			l.Close()
-			return nil, fmt.Errorf("give %s on %s the new program: %w", hook, name, err)
+			return nil, nil, fmt.Errorf("give %s on %s the new program: %w", hook, name, err)
 		}
-		undo = append(undo, back)
 		b := bindings[name]
 		if b == nil {
 			b = &binding{name: name, ifindex: ifindex}
@@ -107,11 +128,11 @@ func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[
 		if b := bindings[name]; b != nil && b.hook != "" {
 			continue
 		}
-		ours, err := a.hasFilter(d.ifindex)
+		program, err := a.filterProgram(d.ifindex)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if !ours {
+		if program == 0 {
 			continue
 		}
 		if bindings[name] == nil {
@@ -119,31 +140,45 @@ func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[
 		}
 		bindings[name].hook = hookClsact
 		bindings[name].ownQdisc = ownsQdisc(outs, d.ifindex)
-		if err := a.ns.do(func() error { return a.putFilter(d.ifindex) }); err != nil {
-			return nil, fmt.Errorf("give clsact on %s the new program: %w", name, err)
+		if err := a.replaceFilter(d.ifindex, program, done); err != nil {
+			return nil, nil, fmt.Errorf("give clsact on %s the new program: %w", name, err)
 		}
 	}
-	return bindings, nil
+	return bindings, done, nil
 }
 
-// replace gives an attachment its new program and returns how to take that back.
-func (a *attacher) replace(l link.Link, hook string, old ebpf.ProgramID) (func() error, error) {
+// replace gives an attachment its new program, and done the way back.
+func (a *attacher) replace(l link.Link, hook string, old ebpf.ProgramID, done *replaced) error {
 	before, err := ebpf.NewProgramFromID(old)
 	if err != nil {
-		return nil, fmt.Errorf("open the program attached now: %w", err)
+		return fmt.Errorf("open the program attached now: %w", err)
 	}
 	program := a.tc
 	if hook == hookXDP {
 		program = a.xdp
 	}
+	done.old = append(done.old, before)
 	if err := l.Update(program); err != nil {
-		before.Close()
-		return nil, err
+		return err
 	}
-	return func() error {
-		defer before.Close()
-		return l.Update(before)
-	}, nil
+	done.back = append(done.back, func() error { return l.Update(before) })
+	return nil
+}
+
+// replaceFilter does the same for a filter.
+func (a *attacher) replaceFilter(ifindex int, old ebpf.ProgramID, done *replaced) error {
+	before, err := ebpf.NewProgramFromID(old)
+	if err != nil {
+		return fmt.Errorf("open the program attached now: %w", err)
+	}
+	done.old = append(done.old, before)
+	if err := a.ns.do(func() error { return putFilter(ifindex, a.tc) }); err != nil {
+		return err
+	}
+	done.back = append(done.back, func() error {
+		return a.ns.do(func() error { return putFilter(ifindex, before) })
+	})
+	return nil
 }
 
 // attachedTo says which interface a link is on (0 = one that is gone) and its program.
@@ -185,7 +220,7 @@ func (a *attacher) attachTC(d device) (*binding, error) {
 		if b.ownQdisc, err = addClsact(d); err != nil {
 			return err
 		}
-		if err := a.putFilter(d.ifindex); err != nil {
+		if err := putFilter(d.ifindex, a.tc); err != nil {
 			return fmt.Errorf("attach clsact filter to %s: %w", d.name, err)
 		}
 		b.hook = hookClsact
@@ -239,29 +274,49 @@ func (a *attacher) detach(b *binding) error {
 	return errors.Join(failed...)
 }
 
-// healthy asks the kernel whether everything is still where b says.
-func (a *attacher) healthy(b *binding) bool {
+// intact asks the kernel which of b's programs are still where b says. Where b has no XDP, that part is intact.
+func (a *attacher) intact(b *binding) (tc, xdp bool) {
+	on := func(l link.Link) bool {
+		ifindex, _, err := attachedTo(l)
+		return err == nil && ifindex == b.ifindex
+	}
 	switch b.hook {
 	case hookTCX:
-		if ifindex, _, err := attachedTo(b.tcx); err != nil || ifindex != b.ifindex {
-			return false
-		}
-		if _, err := os.Stat(a.folder.link(hookTCX, b.name)); err != nil {
-			return false
-		}
+		tc = on(b.tcx)
 	case hookClsact:
-		if ours, err := a.hasFilter(b.ifindex); err != nil || !ours {
-			return false
-		}
-	default:
-		return false
+		program, err := a.filterProgram(b.ifindex)
+		tc = err == nil && program != 0
 	}
-	if b.xdp != nil {
-		if ifindex, _, err := attachedTo(b.xdp); err != nil || ifindex != b.ifindex {
-			return false
+	return tc, b.xdp == nil || on(b.xdp)
+}
+
+// repair puts back what another agent took away, and leaves the rest of b as it is.
+func (a *attacher) repair(b *binding, d device) error {
+	tc, xdp := a.intact(b)
+	if !xdp {
+		b.xdp.Close() // its pin is replaced or removed with the next decision on the mode
+		b.xdp = nil
+		if err := removePin(a.folder.link(hookXDP, b.name)); err != nil {
+			return err
 		}
 	}
-	return true
+	if tc {
+		return nil
+	}
+	if b.tcx != nil {
+		b.tcx.Close()
+		b.tcx = nil
+		if err := removePin(a.folder.link(hookTCX, b.name)); err != nil {
+			return err
+		}
+	}
+	again, err := a.attachTC(d)
+	if err != nil {
+		return err
+	}
+	// The qdisc that privlink made is privlink's, whoever emptied it.
+	b.hook, b.tcx, b.ownQdisc = again.hook, again.tcx, again.ownQdisc || b.ownQdisc
+	return nil
 }
 
 func (b *binding) close() {
@@ -335,27 +390,29 @@ func addClsact(d device) (own bool, err error) {
 }
 
 // putFilter adds our filter or replaces its program, in one step.
-func (a *attacher) putFilter(ifindex int) error {
+func putFilter(ifindex int, program *ebpf.Program) error {
 	return netlink.FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS,
 			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
-		Fd: a.tc.FD(), Name: programTC, DirectAction: true,
+		Fd: program.FD(), Name: programTC, DirectAction: true,
 	})
 }
 
-// hasFilter says whether our filter is on an interface: our place and our name.
-func (a *attacher) hasFilter(ifindex int) (found bool, err error) {
+// filterProgram is the program of our filter on an interface (our place and our name), 0 if there is none.
+func (a *attacher) filterProgram(ifindex int) (program ebpf.ProgramID, err error) {
 	err = a.ns.do(func() error {
 		f, err := ourFilter(ifindex)
-		found = f != nil
+		if f != nil {
+			program = ebpf.ProgramID(f.Id)
+		}
 		return err
 	})
-	return found, err
+	return program, err
 }
 
-func ourFilter(ifindex int) (netlink.Filter, error) {
+func ourFilter(ifindex int) (*netlink.BpfFilter, error) {
 	l, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
 		return nil, nil //nolint:nilerr // gone, and its filters with it
@@ -367,7 +424,7 @@ func ourFilter(ifindex int) (netlink.Filter, error) {
 	for _, f := range filters {
 		bpf, ok := f.(*netlink.BpfFilter)
 		if ok && bpf.Priority == filterPriority && bpf.Handle == filterHandle && strings.HasPrefix(bpf.Name, programTC) {
-			return f, nil
+			return bpf, nil
 		}
 	}
 	return nil, nil
@@ -422,4 +479,35 @@ func removePin(path string) error {
 		return fmt.Errorf("remove pin: %w", err)
 	}
 	return nil
+}
+
+// attached are the programs that carry traffic now, by pinned links and by filters.
+func (a *attacher) attached(devices map[string]device) ([]ebpf.ProgramID, error) {
+	pins, err := a.folder.allLinks()
+	if err != nil {
+		return nil, err
+	}
+	var found []ebpf.ProgramID
+	for path := range pins {
+		l, err := link.LoadPinnedLink(path, nil)
+		if err != nil {
+			return nil, fmt.Errorf("open link %s: %w", path, err)
+		}
+		_, program, err := attachedTo(l)
+		l.Close()
+		if err != nil {
+			return nil, fmt.Errorf("open link %s: %w", path, err)
+		}
+		found = append(found, program)
+	}
+	for _, d := range devices {
+		program, err := a.filterProgram(d.ifindex)
+		if err != nil {
+			return nil, err
+		}
+		if program != 0 {
+			found = append(found, program)
+		}
+	}
+	return found, nil
 }

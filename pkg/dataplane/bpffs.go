@@ -64,6 +64,25 @@ func lockFolder(path string) (*folder, error) {
 	return &folder{path: path, lock: f}, nil
 }
 
+// present says whether path still leads to the folder that is locked: it may have been removed, and
+// the bpffs unmounted, or another one mounted over it.
+func (f *folder) present() bool {
+	var locked, there unix.Stat_t
+	return unix.Fstat(int(f.lock.Fd()), &locked) == nil && unix.Stat(f.path, &there) == nil &&
+		locked.Dev == there.Dev && locked.Ino == there.Ino && there.Nlink > 0
+}
+
+// restore makes the folder anew where it is no longer present.
+func (f *folder) restore() error {
+	again, err := openFolder(f.path)
+	if err != nil {
+		return err
+	}
+	f.lock.Close() // what it locked can no longer be found
+	f.lock = again.lock
+	return nil
+}
+
 // mountBPFFS sees to it that path is, or can be made, on a bpffs: it mounts one at
 // /sys/fs/bpf for paths below, else at path itself.
 func mountBPFFS(path string) error {

@@ -136,19 +136,31 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if d.folder, err = openFolder(opts.BPFFS); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	if d.k, err = loadKernel(d.folder, sizes{pairs: opts.Pairs, maglevSeed: opts.BalanceSeed}); err != nil {
-		return nil, fmt.Errorf("open dataplane: %w", err)
-	}
-	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
-		return nil, fmt.Errorf("open dataplane: %w", err)
-	}
 	if d.devices, err = d.ns.devices(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	d.att = &attacher{ns: d.ns, folder: d.folder, tc: d.k.tc, xdp: d.k.xdp, noTCX: opts.NoTCX}
-	if d.bindings, err = d.att.adopt(d.devices, d.k.outs); err != nil {
+	d.att = &attacher{ns: d.ns, folder: d.folder, noTCX: opts.NoTCX}
+	attached, err := d.att.attached(d.devices)
+	if err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
+	if d.k, err = loadKernel(d.folder, sizes{pairs: opts.Pairs, maglevSeed: opts.BalanceSeed}, attached); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	d.att.tc, d.att.xdp = d.k.tc, d.k.xdp
+	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	var before *replaced
+	if d.bindings, before, err = d.att.adopt(d.devices, d.k.outs); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, before.undo())
+		}
+		before.forget()
+	}()
 	if err := d.readKernel(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}

@@ -37,12 +37,12 @@ func Down(_ context.Context, opts Options) error {
 	var failed []error
 	a := &attacher{ns: ns, folder: f}
 	for name, d := range devices {
-		ours, err := a.hasFilter(d.ifindex)
+		program, err := a.filterProgram(d.ifindex)
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		if ours {
+		if program != 0 {
 			if err := ns.do(func() error { return removeFilter(d.ifindex, ownsQdisc(outs, d.ifindex)) }); err != nil {
 				failed = append(failed, fmt.Errorf("detach %s: %w", name, err))
 			}

@@ -124,14 +124,21 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 // bind sees to it that the programs are on dev, in the mode that fits its attachments.
 func (d *Dataplane) bind(dev device, attachments []Attachment) (_ *binding, mode Mode, why string, warnings []string, err error) {
 	b := d.bindings[dev.name]
-	if b != nil && (b.ifindex != dev.ifindex || !d.att.healthy(b)) {
-		d.log.WithField("interface", dev.name).Info("attaching again: the interface is another one, or somebody removed the program")
-		// The old interface, or what is left of the attachment: nothing of it carries traffic.
-		if err := d.att.detach(b); err != nil {
+	if b != nil && b.ifindex != dev.ifindex {
+		d.log.WithField("interface", dev.name).Info("attaching again: the interface is another one")
+		if err := d.detach(b); err != nil {
 			d.log.WithError(err).WithField("interface", dev.name).Warn("cleaning up an old attachment")
 		}
-		delete(d.bindings, dev.name)
 		b = nil
+	}
+	if b != nil {
+		if tc, xdp := d.att.intact(b); !tc || !xdp {
+			d.log.WithField("interface", dev.name).Warn("attaching again: somebody took the program away")
+			if err := d.att.repair(b, dev); err != nil {
+				return nil, "", "", nil, err
+			}
+			d.returned = append(d.returned, dev.name)
+		}
 	}
 	if b == nil {
 		if b, err = d.att.attachTC(dev); err != nil {
@@ -234,6 +241,20 @@ func (d *Dataplane) planOut(p *plan, network string, a Attachment, dev device) e
 	return nil
 }
 
+// detach takes an attachment away and forgets it, whatever is left of it.
+func (d *Dataplane) detach(b *binding) error {
+	delete(d.bindings, b.name)
+	if b.hook == hookClsact {
+		// The interface may be gone and its number another's, whose filter this is then.
+		for _, other := range d.bindings {
+			if other.ifindex == b.ifindex {
+				b.hook = ""
+			}
+		}
+	}
+	return d.att.detach(b)
+}
+
 // dropInterfaces detaches what the State no longer has.
 func (d *Dataplane) dropInterfaces(p *plan) error {
 	var failed []error
@@ -241,11 +262,10 @@ func (d *Dataplane) dropInterfaces(p *plan) error {
 		if p.interfaces[name] {
 			continue
 		}
-		if err := d.att.detach(b); err != nil {
+		if err := d.detach(b); err != nil {
 			failed = append(failed, fmt.Errorf("detach %s: %w", name, err))
 			continue
 		}
-		delete(d.bindings, name)
 		d.log.WithField("interface", name).Info("detached")
 	}
 	return errors.Join(failed...)

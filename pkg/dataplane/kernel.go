@@ -51,7 +51,9 @@ var ErrLayout = errors.New("pinned map has another layout")
 
 // loadKernel adopts the pinned maps of f or makes new ones, and loads the programs. A failed step
 // leaves the folder as it was.
-func loadKernel(f *folder, want sizes) (_ *kernel, err error) {
+//
+// attached are programs that carry traffic now: maps whose pins are gone are found through them.
+func loadKernel(f *folder, want sizes, attached []ebpf.ProgramID) (_ *kernel, err error) {
 	// Kernels before 5.11 count maps against RLIMIT_MEMLOCK; later ones do not mind.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w (needs root or CAP_SYS_RESOURCE)", err)
@@ -66,13 +68,16 @@ func loadKernel(f *folder, want sizes) (_ *kernel, err error) {
 			k.close()
 		}
 	}()
-	if err := k.loadMaps(f, specs, want); err != nil {
+	if err := k.loadMaps(f, specs, want, attached); err != nil {
 		return nil, err
 	}
 	if err := k.mapArrays(); err != nil {
 		return nil, err
 	}
 	if err := k.loadPrograms(specs); err != nil {
+		return nil, err
+	}
+	if err := k.bindMaps(); err != nil {
 		return nil, err
 	}
 	return k, k.pin(f)
@@ -93,7 +98,7 @@ func own(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {
 	return maps
 }
 
-func (k *kernel) loadMaps(f *folder, specs Specs, want sizes) error {
+func (k *kernel) loadMaps(f *folder, specs Specs, want sizes, attached []ebpf.ProgramID) error {
 	maps := make(map[string]*ebpf.MapSpec)
 	for _, spec := range specs.all() {
 		for name, m := range own(spec) {
@@ -101,16 +106,76 @@ func (k *kernel) loadMaps(f *folder, specs Specs, want sizes) error {
 		}
 	}
 	k.maglevSpec = maps[mapMaglev].InnerMap
-	pinned, err := ebpf.LoadPinnedMap(f.maps(mapConfig), nil)
-	switch {
-	case err == nil:
-		pinned.Close()
-		return k.adoptMaps(f, maps)
-	case errors.Is(err, os.ErrNotExist):
-		return k.createMaps(f, maps, want)
-	default:
-		return fmt.Errorf("open pinned map %s: %w", mapConfig, err)
+	missing := false
+	for name := range maps {
+		m, err := ebpf.LoadPinnedMap(f.maps(name), nil)
+		switch {
+		case err == nil:
+			k.maps[name] = m
+		case errors.Is(err, os.ErrNotExist):
+			missing = true
+		default:
+			return fmt.Errorf("adopt map %s: %w", name, err)
+		}
 	}
+	if missing {
+		if err := k.recoverMaps(f, maps, attached); err != nil {
+			return err
+		}
+	}
+	if k.maps[mapConfig] == nil {
+		// What else is there belongs to an aborted removal: nothing uses it.
+		for name, m := range k.maps {
+			m.Close()
+			delete(k.maps, name)
+		}
+		return k.createMaps(f, maps, want)
+	}
+	return k.adoptMaps(maps)
+}
+
+// recoverMaps finds maps whose pins are gone through the programs that use them (see bindMaps), and pins them again.
+func (k *kernel) recoverMaps(f *folder, specs map[string]*ebpf.MapSpec, attached []ebpf.ProgramID) error {
+	for _, id := range attached {
+		program, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue // unloaded meanwhile
+		}
+		info, err := program.Info()
+		program.Close()
+		if err != nil {
+			return fmt.Errorf("look for maps without pins: %w", err)
+		}
+		ids, _ := info.MapIDs()
+		for _, id := range ids {
+			if err := k.recoverMap(f, specs, id); err != nil {
+				return fmt.Errorf("look for maps without pins: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (k *kernel) recoverMap(f *folder, specs map[string]*ebpf.MapSpec, id ebpf.MapID) error {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return err
+	}
+	info, err := m.Info()
+	if err != nil {
+		return errors.Join(err, m.Close())
+	}
+	if specs[info.Name] == nil || k.maps[info.Name] != nil {
+		return m.Close()
+	}
+	if err := os.MkdirAll(f.maps(""), 0o700); err != nil {
+		return errors.Join(err, m.Close())
+	}
+	if err := m.Pin(f.maps(info.Name)); err != nil {
+		return errors.Join(err, m.Close())
+	}
+	k.maps[info.Name] = m
+	return nil
 }
 
 // createMaps makes all maps, pins them in a temporary folder and renames that, so that a
@@ -152,17 +217,13 @@ func (k *kernel) createMaps(f *folder, specs map[string]*ebpf.MapSpec, want size
 	return nil
 }
 
-// adoptMaps takes the pinned maps, if each is what this binary would make.
-func (k *kernel) adoptMaps(f *folder, specs map[string]*ebpf.MapSpec) error {
+// adoptMaps takes the maps that are there, if each is what this binary would make.
+func (k *kernel) adoptMaps(specs map[string]*ebpf.MapSpec) error {
 	for name, spec := range specs {
-		m, err := ebpf.LoadPinnedMap(f.maps(name), nil)
-		if errors.Is(err, os.ErrNotExist) {
+		m := k.maps[name]
+		if m == nil {
 			return fmt.Errorf("adopt map %s: its pin is gone (privlink down removes what is left, with all flows)", name)
 		}
-		if err != nil {
-			return fmt.Errorf("adopt map %s: %w", name, err)
-		}
-		k.maps[name] = m
 		if name == mapFlows {
 			spec.MaxEntries = m.MaxEntries() // its size is the config's
 		}
@@ -385,18 +446,31 @@ func loadError(object string, err error) error {
 	return fmt.Errorf("load the %s object: %w (needs kernel 6.1, CAP_BPF and CAP_NET_ADMIN)", object, err)
 }
 
+// bindMaps makes the TC program hold every map, also those that only user space reads: as long as the
+// program is attached anywhere, no map is lost with its pin.
+func (k *kernel) bindMaps() error {
+	for name, m := range k.maps {
+		if err := k.tc.BindMap(m); err != nil {
+			return fmt.Errorf("bind map %s to %s: %w", name, programTC, err)
+		}
+	}
+	return nil
+}
+
 // pin pins the programs and the iterator in the place of older ones.
 func (k *kernel) pin(f *folder) error {
-	for _, dir := range []string{f.programs(""), filepath.Join(f.path, "links")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make folder for pins: %w", err)
-		}
+	if err := f.makeDirs(); err != nil {
+		return err
 	}
 	for p, name := range k.programs() {
 		if err := replacePin(*p, f.programs(name)); err != nil {
 			return fmt.Errorf("pin program %s: %w", name, err)
 		}
 	}
+	return k.pinIterator(f)
+}
+
+func (k *kernel) pinIterator(f *folder) error {
 	it, err := link.AttachIter(link.IterOptions{Program: k.flowsText, Map: k.maps[mapFlows]})
 	if err != nil {
 		return fmt.Errorf("attach the flow iterator: %w", err)

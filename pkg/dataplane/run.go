@@ -11,16 +11,17 @@ import (
 
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/privlink/privlink/pkg/neigh"
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// devicePoll is how often interfaces and attachments are looked at without a reason: what no
-// notification tells of (a pin deleted by hand, a program removed by another agent, a netlink
-// socket that overran) is repaired within this time.
-const devicePoll = 10 * time.Second
+// How often things are looked at without a reason. What no notification tells of (a pin deleted by
+// hand, a program removed by another agent) is repaired within guardPoll; all of the interfaces are
+// read again every devicePoll.
+const (
+	guardPoll  = time.Second
+	devicePoll = 10 * time.Second
+)
 
 // begin starts the goroutines. They end with ctx or stop, and done waits for them.
 func (d *Dataplane) begin(ctx context.Context) error {
@@ -55,6 +56,8 @@ func (d *Dataplane) begin(ctx context.Context) error {
 func (d *Dataplane) attend(ctx context.Context, changes <-chan struct{}) {
 	poll := time.NewTicker(devicePoll)
 	defer poll.Stop()
+	guard := time.NewTicker(guardPoll)
+	defer guard.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -66,6 +69,13 @@ func (d *Dataplane) attend(ctx context.Context, changes <-chan struct{}) {
 			look = true
 		case <-changes:
 			look = true
+		case <-guard.C:
+			d.mu.Lock()
+			look = !d.closed && d.guard()
+			d.mu.Unlock()
+			if !look {
+				continue
+			}
 		case <-d.wakeups:
 		case <-timer.C:
 		}
@@ -159,67 +169,47 @@ func (d *Dataplane) heard(e bpfEvent) {
 	}
 }
 
-// watchDevices lets changes know of every change of an interface, an address or its xdp-features.
+// Groups of rtnetlink(7) that tell of what is attached to: interfaces, filters and the host's addresses.
+var watchedGroups = []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR}
+
+// watchDevices lets changes know of every change of an interface, a filter, an address or an interface's xdp-features.
 func (d *Dataplane) watchDevices(ctx context.Context, features *nl.NetlinkSocket, changes chan<- struct{}) error {
-	changed := func() { poke(changes) }
-	if features != nil {
-		d.done.Go(func() {
-			<-ctx.Done()
-			features.Close()
-		})
-		d.done.Go(func() {
-			for {
-				if _, _, err := features.Receive(); err != nil {
-					if ctx.Err() != nil {
-						return
-					}
-					// An overrun loses messages, not the state they tell of.
-					changed()
-					if !errors.Is(err, unix.ENOBUFS) {
-						return
-					}
-					continue
-				}
-				changed()
-			}
-		})
-	}
-	options := netlink.LinkSubscribeOptions{ErrorCallback: func(err error) {
-		if ctx.Err() == nil {
-			d.log.WithError(err).Warn("watching interfaces (they are polled all the same)")
-		}
-	}}
-	addrOptions := netlink.AddrSubscribeOptions{ErrorCallback: options.ErrorCallback}
-	if d.opts.NetNS != "" {
-		handle, err := netns.GetFromPath(d.opts.NetNS)
-		if err != nil {
-			return fmt.Errorf("open network namespace %s: %w", d.opts.NetNS, err)
-		}
-		defer handle.Close()
-		options.Namespace, addrOptions.Namespace = &handle, &handle
-	}
-	links := make(chan netlink.LinkUpdate, 64)
-	if err := netlink.LinkSubscribeWithOptions(links, ctx.Done(), options); err != nil {
+	var routes *nl.NetlinkSocket
+	err := d.ns.do(func() (err error) {
+		routes, err = nl.Subscribe(unix.NETLINK_ROUTE, watchedGroups...)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("watch interfaces: %w", err)
 	}
-	addrs := make(chan netlink.AddrUpdate, 64)
-	if err := netlink.AddrSubscribeWithOptions(addrs, ctx.Done(), addrOptions); err != nil {
-		return fmt.Errorf("watch addresses: %w", err)
-	}
-	d.done.Go(func() {
-		for links != nil || addrs != nil {
-			select {
-			case _, ok := <-links:
-				if !ok {
-					links = nil
-				}
-			case _, ok := <-addrs:
-				if !ok {
-					addrs = nil
-				}
-			}
-			changed()
+	for _, socket := range []*nl.NetlinkSocket{routes, features} {
+		if socket == nil {
+			continue
 		}
-	})
+		d.done.Go(func() {
+			<-ctx.Done()
+			socket.Close()
+		})
+		d.done.Go(func() { d.watch(ctx, socket, func() { poke(changes) }) })
+	}
 	return nil
+}
+
+// watch calls changed for every message, until ctx ends. An overrun loses messages, not what they tell of:
+// it is one more reason to look.
+func (d *Dataplane) watch(ctx context.Context, socket *nl.NetlinkSocket, changed func()) {
+	for {
+		_, _, err := socket.Receive()
+		if ctx.Err() != nil {
+			return
+		}
+		changed()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			d.log.Info("the kernel had more news of interfaces than fit; reading all of them again")
+		case err != nil:
+			d.log.WithError(err).Error("watching interfaces (they are polled all the same)")
+			return
+		}
+	}
 }
