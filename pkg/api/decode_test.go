@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -57,4 +58,13 @@ func TestDecode_Errors_NamePropertyAndRule(t *testing.T) {
 			}
 		})
 	}
+}
+
+func marshal(t *testing.T, r Resource) string {
+	t.Helper()
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
