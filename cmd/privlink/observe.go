@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -125,6 +124,3 @@ func (d *daemon) Backends(_ context.Context, loadBalancer string) ([]api.Backend
 	var backends []api.BackendHealth
 	return backends, nil
 }
-
-// metrics answers /metrics.
-func (d *daemon) metrics() http.Handler { return http.NotFoundHandler() }

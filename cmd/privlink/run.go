@@ -15,6 +15,7 @@ import (
 
 	"github.com/privlink/privlink/pkg/control"
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/metrics"
 	"github.com/privlink/privlink/pkg/server"
 	"github.com/privlink/privlink/pkg/store"
 )
@@ -91,7 +92,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	case errors.Is(err, dataplane.ErrLocked):
 		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)
 	case err != nil:
-		return explainKernel(privileges(err))
+		return explainKernel(privileges(err), kernelRelease())
 	}
 	defer func() { err = errors.Join(err, plane.Close()) }()
 	d.plane = plane
@@ -111,7 +112,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		Controller: controller,
 		Identifier: identifier{},
 		Observer:   d,
-		Metrics:    d.metrics(),
+		Metrics:    metrics.Handler(plane, c.env.now),
 		Log:        log.WithField("part", "server"),
 		Now:        c.env.now,
 	})
@@ -170,13 +171,8 @@ func listen(socket string, mode os.FileMode, tcp []server.TCPOptions) ([]net.Lis
 // oldestKernel is the first that has all that the dataplane needs.
 const oldestKernelMajor, oldestKernelMinor = 6, 1
 
-// explainKernel adds to an error that the kernel is too old, where it is.
-func explainKernel(err error) error {
-	var name unix.Utsname
-	if unix.Uname(&name) != nil {
-		return err
-	}
-	release := unix.ByteSliceToString(name.Release[:])
+// explainKernel adds to an error that the kernel of a release (such as 6.1.0-18-amd64) is too old, where it is.
+func explainKernel(err error, release string) error {
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
 		return err
@@ -185,4 +181,13 @@ func explainKernel(err error) error {
 		return fmt.Errorf("kernel %s is too old, privlink needs %d.%d or newer: %w", release, oldestKernelMajor, oldestKernelMinor, err)
 	}
 	return err
+}
+
+// kernelRelease is what `uname -r` prints; empty if the kernel does not say.
+func kernelRelease() string {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(name.Release[:])
 }

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+// These tests run the daemon with its dataplane in a network namespace, as root.
+
+func TestMain(m *testing.M) { lab.Main(m) }
+
+// gateway is a namespace with a running daemon and one interface, eth1, to a VM at 10.0.0.4.
+func gateway(t *testing.T) (*lab.Lab, *lab.Daemon) {
+	t.Helper()
+	l := lab.New(t)
+	binary := l.Build(t.Context(), "./cmd/privlink")
+	gw, vm := l.Namespace("gateway"), l.Namespace("vm")
+	l.Veth(gw, "eth1", vm, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.0.4/16"}})
+	return l, gw.Daemon(t.Context(), lab.DaemonOptions{Binary: binary})
+}
+
+// refusal runs a command that must fail and returns its exit code and message.
+func refusal(t *testing.T, d *lab.Daemon, args ...string) (int, string) {
+	t.Helper()
+	out, err := d.CLI(t.Context(), args...)
+	var exit *lab.ExitError
+	if !errors.As(err, &exit) {
+		t.Fatalf("privlink %s: %v, want a refusal\n%s", strings.Join(args, " "), err, out)
+	}
+	return exit.Code, exit.Stderr
+}
+
+// maps is a dump of all pinned maps but those that count time.
+func maps(t *testing.T, d *lab.Daemon) string {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(d.BPFFS, "maps"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "table") || strings.HasPrefix(e.Name(), "reasons") || strings.HasPrefix(e.Name(), "flows") {
+			continue
+		}
+		out, err := exec.Command("bpftool", "-j", "map", "dump", "pinned", filepath.Join(d.BPFFS, "maps", e.Name())).Output()
+		if err != nil {
+			continue // ring buffers have no dump
+		}
+		all.WriteString(e.Name() + " ")
+		all.Write(out)
+		all.WriteString("\n")
+	}
+	return all.String()
+}
+
+func TestRun_BadAttachment_RefusedMapsUnchanged(t *testing.T) {
+	l, d := gateway(t)
+	l.Veth(d.Namespace, "eth2", l.Namespace("other"), "eth0", lab.VethOptions{A: lab.EndOptions{Addr: "192.0.2.1/24"}})
+	if _, err := d.CLI(t.Context(), "vnet", "create", "datacenter", "--prefix", "10.0.0.0/16"); err != nil {
+		t.Fatal(err)
+	}
+	before := maps(t, d)
+	for _, c := range []struct{ iface, want string }{
+		{"nosuch", "properties.attachments[0].interface: attach nosuch: no such interface"},
+		{"lo", "properties.attachments[0].interface: attach lo: it is no Ethernet interface"},
+		{"eth2", "properties.attachments[0].interface: attach eth2: the host has an address on it: 192.0.2.1/24 " +
+			"(say --pass-other to leave the host's traffic alone, or --exclusive if it may stop working)"},
+	} {
+		code, message := refusal(t, d, "vnet", "attach", "datacenter", "--interface", c.iface)
+		if code != exitRefused || message != "privlink: "+c.want {
+			t.Errorf("%s: (%d) %s\nwant (%d) privlink: %s", c.iface, code, message, exitRefused, c.want)
+		}
+	}
+	if after := maps(t, d); after != before {
+		t.Error("a refused attachment changed the maps")
+	}
+	if _, err := d.CLI(t.Context(), "vnet", "attach", "datacenter", "--interface", "eth2", "--pass-other"); err != nil {
+		t.Errorf("with --pass-other: %v", err)
+	}
+}
+
+func TestRun_SecondDaemon_Refused(t *testing.T) {
+	l, d := gateway(t)
+	for _, c := range []struct{ name, state, socket, bpffs, want string }{
+		{"same state", d.StateDir, l.Path("s2"), l.BPFFS("b2"), "another privlink daemon uses the state folder " + d.StateDir + " (stop it, or choose another --state-dir)"},
+		{"same bpffs", l.Path("state2"), l.Path("s2"), d.BPFFS, "open dataplane: lock bpffs folder " + d.BPFFS + ": another privlink uses it (stop the other daemon, or choose another --bpffs)"},
+		{"same socket", l.Path("state3"), d.Socket, l.BPFFS("b3"), "listen on " + d.Socket + ": another daemon answers there (stop it, or choose another --socket)"},
+	} {
+		_, err := d.Namespace.Run(t.Context(), d.Binary, "run", "--state-dir", c.state, "--socket", c.socket, "--bpffs", c.bpffs)
+		if err == nil || !strings.Contains(err.Error(), "privlink: "+c.want) || !strings.Contains(err.Error(), "exit status 4") {
+			t.Errorf("%s: %v\nwant exit status 4 and: %s", c.name, err, c.want)
+		}
+	}
+	if _, err := d.CLI(t.Context(), "status"); err != nil {
+		t.Errorf("the first daemon afterwards: %v", err)
+	}
+	if code, message := refusal(t, d, "down", "--bpffs", d.BPFFS); code != exitRefused || !strings.Contains(message, "stop the daemon first") {
+		t.Errorf("down beside a daemon: (%d) %s", code, message)
+	}
+}
+
+func TestRun_NoPrivileges_SaysWhatItNeeds(t *testing.T) {
+	l := lab.New(t)
+	binary := l.Build(t.Context(), "./cmd/privlink")
+	gw := l.Namespace("gateway")
+	state := t.TempDir()
+	if err := os.Chown(state, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	// No capability at all: not even those of root, so that files are no hindrance.
+	_, err := gw.Run(t.Context(), "setpriv", "--bounding-set", "-all", "--inh-caps", "-all", binary, "run",
+		"--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", l.BPFFS("bpf"))
+	if err == nil || !strings.Contains(err.Error(), "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON") || !strings.Contains(err.Error(), "exit status 1") {
+		t.Errorf("without privileges: %v", err)
+	}
+}
+
+func TestRun_InterfaceVanishes_DegradedUntilItReturns(t *testing.T) {
+	l, d := gateway(t)
+	cli := func(args ...string) string {
+		t.Helper()
+		out, err := d.CLI(t.Context(), args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	cli("vnet", "create", "datacenter", "--prefix", "10.0.0.0/16", "--interface", "eth1")
+	status := func() (s api.Status, code int) {
+		t.Helper()
+		out, err := d.CLI(t.Context(), "status", "-o", "json")
+		var exit *lab.ExitError
+		if errors.As(err, &exit) {
+			code = exit.Code
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal([]byte(out), &s); err != nil {
+			t.Fatalf("status: %v\n%s", err, out)
+		}
+		return s, code
+	}
+	s, code := status()
+	if code != exitOK || s.Degraded || len(s.Interfaces) != 1 || s.Interfaces[0].Hook == "" || s.Interfaces[0].Mode != "tc" || s.Interfaces[0].Why == "" {
+		t.Errorf("status of a sound daemon: exit code %d, %+v", code, s)
+	}
+	if s.AppliedRevision != s.WantedRevision || len(s.Maps) == 0 {
+		t.Errorf("revisions %d and %d, %d maps", s.AppliedRevision, s.WantedRevision, len(s.Maps))
+	}
+	d.Namespace.Delete("eth1")
+	l.Wait("status to be degraded", 5*time.Second, func() error {
+		if s, code := status(); code != exitFailed || !s.Degraded || len(s.Problems) == 0 || !strings.Contains(s.Problems[0], "eth1") {
+			return errors.New("exit code " + string(rune('0'+code)) + ", problems " + strings.Join(s.Problems, "; "))
+		}
+		return nil
+	})
+	if out := cli("vnet", "show", "datacenter"); !strings.Contains(out, "Failed") || !strings.Contains(out, "no such interface") {
+		t.Errorf("the network of a vanished interface:\n%s", out)
+	}
+	l.Veth(d.Namespace, "eth1", l.Namespace("vm2"), "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.0.5/16"}})
+	l.Wait("status to be sound again", 5*time.Second, func() error {
+		if s, code := status(); code != exitOK {
+			return errors.New(strings.Join(s.Problems, "; "))
+		}
+		return nil
+	})
+}
+
+func TestRun_ServiceManager_ToldWhenReady(t *testing.T) {
+	l := lab.New(t)
+	binary := l.Build(t.Context(), "./cmd/privlink")
+	name := l.Path("notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	gw := l.Namespace("gateway")
+	cmd := exec.Command(binary, "run", "--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", l.BPFFS("bpf"))
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+name)
+	process := gw.StartCommand(t.Context(), cmd)
+	read := func() string {
+		t.Helper()
+		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		text := make([]byte, 100)
+		n, err := conn.Read(text)
+		if err != nil {
+			t.Fatalf("%v: %s", err, process.Output())
+		}
+		return string(text[:n])
+	}
+	if got := read(); got != "READY=1" {
+		t.Errorf("first message %q", got)
+	}
+	process.Stop()
+	if got := read(); got != "STOPPING=1" {
+		t.Errorf("last message %q", got)
+	}
+}
+
+func TestRun_Metrics_PromtoolFindsNothing(t *testing.T) {
+	_, d := gateway(t)
+	if _, err := d.CLI(t.Context(), "vnet", "create", "datacenter", "--prefix", "10.0.0.0/16", "--interface", "eth1"); err != nil {
+		t.Fatal(err)
+	}
+	page, err := exec.CommandContext(t.Context(), "curl", "-sf", "--unix-socket", d.Socket, "http://privlink/metrics").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := exec.CommandContext(context.WithoutCancel(t.Context()), "promtool", "check", "metrics")
+	check.Stdin = strings.NewReader(string(page))
+	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool: %v\n%s", err, out)
+	}
+	if !strings.Contains(string(page), `privlink_attachment_up{hook=`) {
+		t.Errorf("no attachment in the metrics:\n%s", page)
+	}
+}
+
+func TestExplainKernel_Old_SaysWhichIsNeeded(t *testing.T) {
+	cause := errors.New("load programs: invalid argument")
+	for release, want := range map[string]string{
+		"5.10.0-30-amd64": "kernel 5.10.0-30-amd64 is too old, privlink needs 6.1 or newer: load programs: invalid argument",
+		"6.0.19":          "kernel 6.0.19 is too old, privlink needs 6.1 or newer: load programs: invalid argument",
+		"6.1.0-18-amd64":  cause.Error(),
+		"6.18.44":         cause.Error(),
+		"":                cause.Error(),
+	} {
+		if got := explainKernel(cause, release); got.Error() != want || !errors.Is(got, cause) {
+			t.Errorf("%q: %v, want %s", release, got, want)
+		}
+	}
+}
