@@ -88,7 +88,7 @@ static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rew
 #else
 	if (p->key.proto == IPPROTO_TCP) {
 		at += offsetof(struct tcphdr, check);
-		if (bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR) ||
+		if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR) ||
 		    bpf_l4_csum_replace(ctx, at, 0, rw->l4_delta, 0))
 			return DROP(HELPER);
 	} else {

@@ -40,4 +40,5 @@ var Mutants = []Mutant{
 	{30, "replies do not follow a client that moved"},
 	{31, "UDP stays on a backend that is down"},
 	{32, "checksums folded once instead of twice"},
+	{33, "the helper that adjusts TCP checksums refuses"},
 }

@@ -11,8 +11,8 @@ import (
 
 // forwardRows are about how a packet looks on the other side, and whether it gets there.
 func forwardRows(t *testing.T) []row {
-	nops := []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
-	options := func(p packet) packet { return p.with(func(p *packet) { p.options = nops }) }
+
+	options := func(p packet) packet { return p.with(func(p *packet) { p.options = forwardOptions }) }
 	carrying := func(p packet, n int) packet {
 		return p.with(func(p *packet) { p.payload = bytes.Repeat([]byte{0xa5}, n) })
 	}
@@ -241,3 +241,6 @@ func innerRows(*testing.T) []row {
 			changes(reject(linkApproved)), drops("inner", dial, model.NotApproved)), nil},
 	}
 }
+
+// forwardOptions are IPv4 options of no meaning.
+var forwardOptions = []layers.IPv4Option{{OptionType: 1}, {OptionType: 1}, {OptionType: 1}, {OptionType: 0}}
