@@ -302,8 +302,11 @@ func (d *Dataplane) report() Result {
 	slices.SortFunc(r.Pending, byAddress)
 	slices.SortFunc(r.Unresolved, byAddress)
 	slices.SortFunc(r.Conflicts, func(a, b Conflict) int { return byAddress(a.Address, b.Address) })
+	// Errors are equal when they say the same.
+	if fmt.Sprintf("%+v", r) != fmt.Sprintf("%+v", d.result) {
+		go d.opts.Notify()
+	}
 	d.result = r
-	go d.opts.Notify()
 	return r
 }
 
