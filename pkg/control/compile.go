@@ -30,9 +30,9 @@ func (v *view) snapshot() snapshot {
 }
 
 // compile translates resources into what the kernel has to know. It is a pure function: the same snapshot and
-// health give the same State, whatever order things were made in.
-func compile(s snapshot, health Health) dataplane.State {
-	c := &compiler{health: health, records: make(map[string]*record, len(s.records)), members: map[string][]member{},
+// health give the same State and probes, whatever order things were made in.
+func compile(s snapshot, health Health) (dataplane.State, []Probe) {
+	c := &compiler{health: health, probes: map[string]Probe{}, owners: map[string]*api.PrivateLinkService{}, records: make(map[string]*record, len(s.records)), members: map[string][]member{},
 		nats: map[string][]member{}, peers: map[string][]string{}, connections: map[string]*connection{}, held: map[place]bool{}, reserved: map[string][]netip.Addr{}}
 	for _, r := range s.records {
 		c.records[r.key] = r
@@ -42,8 +42,13 @@ func compile(s snapshot, health Health) dataplane.State {
 				c.reserved[h.network] = append(c.reserved[h.network], h.addr)
 			}
 		}
-		if nic, ok := r.resource.(*api.NetworkInterface); ok {
-			c.addNIC(r, nic)
+		switch resource := r.resource.(type) {
+		case *api.NetworkInterface:
+			c.addNIC(r, resource)
+		case *api.PrivateLinkService:
+			for _, ref := range resource.Properties.LoadBalancerFrontendIPConfigurations {
+				c.owners[strings.ToLower(ref.ID)] = resource
+			}
 		}
 	}
 	for _, r := range s.records {
@@ -67,7 +72,7 @@ func compile(s snapshot, health Health) dataplane.State {
 			state.Links = append(state.Links, c.endpoint(r, resource))
 		}
 	}
-	return state
+	return state, c.sortedProbes()
 }
 
 type compiler struct {
@@ -77,6 +82,8 @@ type compiler struct {
 	nats        map[string][]member // of inbound NAT rules, by NIC
 	peers       map[string][]string // networks whose clients reach a network's endpoints
 	connections map[string]*connection
+	probes      map[string]Probe
+	owners      map[string]*api.PrivateLinkService // of frontends
 	held        map[place]bool
 	reserved    map[string][]netip.Addr // addresses of NICs, by network
 }
@@ -155,7 +162,7 @@ func (c *compiler) frontends(state *dataplane.State, r *record, lb *api.LoadBala
 		network := subnet.Parent().Key()
 		key := r.id.Sub(api.FrontendIPConfigurations, f.Name).Key()
 		set := dataplane.RuleSet{Key: key, Network: network, Sources: []dataplane.Source{{Addr: a, Frontend: true}}}
-		set.Rules = c.rules(key, r, lb, []api.SubResource{{ID: key}}, nil)
+		set.Rules = c.rules(ruleSet{key: key, probed: c.owners[key]}, r, lb, []api.SubResource{{ID: key}})
 		state.RuleSets = append(state.RuleSets, set)
 		state.Links = append(state.Links, dataplane.Link{Key: key, Network: network, Addr: a, Frontend: true, Peers: c.peers[network],
 			RuleSet: key, State: dataplane.LinkApproved})
@@ -195,13 +202,20 @@ func (c *compiler) service(r *record, service *api.PrivateLinkService) dataplane
 		return set
 	}
 	if lb, ok := rec.resource.(*api.LoadBalancer); ok {
-		set.Rules = c.rules(r.key, rec, lb, frontends, service)
+		set.Rules = c.rules(ruleSet{key: r.key, service: service, probed: service}, rec, lb, frontends)
 	}
 	return set
 }
 
-// rules are what the frontends of a load balancer offer, as a service (nil: the frontend itself) publishes it.
-func (c *compiler) rules(set string, r *record, lb *api.LoadBalancer, frontends []api.SubResource, service *api.PrivateLinkService) []dataplane.Rule {
+// ruleSet is for whom rules are compiled.
+type ruleSet struct {
+	key     string
+	service *api.PrivateLinkService // nil: the frontend itself
+	probed  *api.PrivateLinkService // whose NAT IPs the backends are probed from; nil: from the frontend
+}
+
+// rules are what the frontends of a load balancer offer, as a service or the frontend itself publishes it.
+func (c *compiler) rules(set ruleSet, r *record, lb *api.LoadBalancer, frontends []api.SubResource) []dataplane.Rule {
 	var list []dataplane.Rule
 	for i := range lb.Properties.LoadBalancingRules {
 		p := &lb.Properties.LoadBalancingRules[i]
@@ -209,12 +223,12 @@ func (c *compiler) rules(set string, r *record, lb *api.LoadBalancer, frontends 
 			continue
 		}
 		rule := dataplane.Rule{
-			Key:      set + "|" + r.id.Sub(api.LoadBalancingRules, p.Name).Key(),
+			Key:      set.key + "|" + r.id.Sub(api.LoadBalancingRules, p.Name).Key(),
 			Protocol: protocol(p.Properties.Protocol), Port: uint16(p.Properties.FrontendPort), BackendPort: uint16(p.Properties.BackendPort),
 			Distribution: distribution(p.Properties.LoadDistribution),
 		}
-		effective(&rule, service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
-		rule.Targets = c.targets(rule.Key, lb, lower(p.Pool()), p.Properties.Probe)
+		effective(&rule, set.service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
+		rule.Targets = c.targets(set, rule.Key, lb, lower(p.Pool()), p.Properties.Probe)
 		list = append(list, rule)
 	}
 	for i := range lb.Properties.InboundNATRules {
@@ -224,9 +238,9 @@ func (c *compiler) rules(set string, r *record, lb *api.LoadBalancer, frontends 
 		}
 		id := r.id.Sub(api.InboundNATRules, p.Name).Key()
 		for _, m := range c.nats[id] {
-			rule := dataplane.Rule{Key: set + "|" + id, Protocol: protocol(p.Properties.Protocol), Port: uint16(p.Properties.FrontendPort),
+			rule := dataplane.Rule{Key: set.key + "|" + id, Protocol: protocol(p.Properties.Protocol), Port: uint16(p.Properties.FrontendPort),
 				BackendPort: uint16(p.Properties.BackendPort), Targets: []dataplane.Target{{Pool: id, Addr: m.addr, Weight: 1, Healthy: true}}}
-			effective(&rule, service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
+			effective(&rule, set.service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
 			list = append(list, rule)
 		}
 	}
@@ -276,7 +290,7 @@ func distribution(d api.LoadDistribution) dataplane.Distribution {
 
 // targets are the members of a pool by NIC and by address, in the order of their addresses, as one rule sees
 // them.
-func (c *compiler) targets(rule string, lb *api.LoadBalancer, pool string, probe *api.SubResource) []dataplane.Target {
+func (c *compiler) targets(set ruleSet, rule string, lb *api.LoadBalancer, pool string, probe *api.SubResource) []dataplane.Target {
 	id, err := api.ParseID(pool, api.ID{})
 	if err != nil {
 		return nil
@@ -307,33 +321,10 @@ func (c *compiler) targets(rule string, lb *api.LoadBalancer, pool string, probe
 		list = append(list, dataplane.Target{Pool: pool, Addr: a, Weight: uint16(m.Weight.Or(1)), Healthy: true, NoNew: m.AdminState == api.AdminDown})
 	}
 	slices.SortFunc(list, func(a, b dataplane.Target) int { return a.Addr.Compare(b.Addr) })
-	if probe != nil && probe.ID != "" && c.health != nil {
-		c.judge(rule, lb, list, byAddr, probe)
+	if probe != nil && probe.ID != "" {
+		c.judge(set, rule, lb, list, byAddr, probe)
 	}
 	return list
-}
-
-// judge sets the targets' health. While nothing at all is known of a rule's targets, all take flows: a daemon that
-// has just started must not take anybody out. A target that is new among known ones waits for its first probe.
-func (c *compiler) judge(rule string, lb *api.LoadBalancer, list []dataplane.Target, members map[netip.Addr]*api.BackendAddressProperties, probe *api.SubResource) {
-	anyKnown, anyUp := false, false
-	for i := range list {
-		up, known := c.health.Target(rule, list[i].Addr.String())
-		anyKnown = anyKnown || known
-		list[i].Healthy = known && up
-	}
-	for i := range list {
-		if !anyKnown || members[list[i].Addr].AdminState == api.AdminUp {
-			list[i].Healthy = true
-		}
-		anyUp = anyUp || list[i].Healthy && !list[i].NoNew
-	}
-	id, _ := api.ParseID(probe.ID, api.ID{})
-	if p := lb.Probe(id.Child); !anyUp && p != nil && p.Properties.NoHealthyBackendsBehavior == api.AllProbedUp {
-		for i := range list {
-			list[i].Healthy = true
-		}
-	}
 }
 
 func (c *compiler) endpoint(r *record, e *api.PrivateEndpoint) dataplane.Link {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/dataplane"
@@ -70,9 +71,9 @@ func TestCompile_SameWhateverTheOrder(t *testing.T) {
 	for i := range 5 {
 		w.put(fmt.Sprintf("c:privateEndpoints/pe%d", i), "%s", endpointDoc(service.Properties.Alias, ""))
 	}
-	first := compile(w.view.snapshot(), nil)
+	first, _ := compile(w.view.snapshot(), nil)
 	w.restart()
-	if second := compile(w.view.snapshot(), nil); !reflect.DeepEqual(first, second) {
+	if second, _ := compile(w.view.snapshot(), nil); !reflect.DeepEqual(first, second) {
 		t.Errorf("%s\n%s", text(first), text(second))
 	}
 }
@@ -128,8 +129,8 @@ func TestCompile_EffectiveTimeoutsResetAndProxy(t *testing.T) {
 // verdicts is a Health by address.
 type verdicts map[string]bool
 
-func (v verdicts) Target(_ string, a string) (healthy, known bool) {
-	healthy, known = v[a]
+func (v verdicts) Probe(key string) (healthy, known bool) {
+	healthy, known = v[strings.Split(key, "|")[1]]
 	return healthy, known
 }
 
@@ -153,7 +154,7 @@ func TestCompile_HealthAndAdminState(t *testing.T) {
 		w := newWorld(t)
 		w.provide(open)
 		w.put(theLB, "%s", lbDoc(ruleDoc("r", `'protocol':'Tcp','frontendPort':80,'probe':{'id':'loadBalancers/lb/probes/alive'}`), members, c.behavior))
-		s := compile(w.view.snapshot(), c.health)
+		s, _ := compile(w.view.snapshot(), c.health)
 		var got []string
 		names := map[string]string{"10.0.1.9": "vm1", "10.0.1.21": "a", "10.0.1.22": "b", "10.0.1.23": "c"}
 		for _, x := range s.RuleSets[0].Rules[0].Targets {
@@ -177,7 +178,8 @@ func TestCompile_AllProbedDown(t *testing.T) {
 		w := newWorld(t)
 		w.provide(open)
 		w.put(theLB, "%s", lbDoc(ruleDoc("r", `'protocol':'Tcp','frontendPort':80,'probe':{'id':'loadBalancers/lb/probes/alive'}`), "", behavior))
-		if got := compile(w.view.snapshot(), verdicts{"10.0.1.9": false}).RuleSets[0].Rules[0].Targets[0].Healthy; got != want {
+		s, _ := compile(w.view.snapshot(), verdicts{"10.0.1.9": false})
+		if got := s.RuleSets[0].Rules[0].Targets[0].Healthy; got != want {
 			t.Errorf("%q: healthy %v", behavior, got)
 		}
 	}
@@ -259,5 +261,42 @@ func TestService_TwoFrontendsWithOnePort_AreRefused(t *testing.T) {
 	const want = "properties.loadBalancerFrontendIpConfigurations: rules a and b are both for port 80 Tcp, and web has both of their frontends"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+func TestCompile_Probes_OncePerBackendPortAndHeader(t *testing.T) {
+	w := newWorld(t)
+	w.provide(open)
+	withProbe := `'protocol':'Tcp','frontendPort':%d,'probe':{'id':'loadBalancers/lb/probes/alive'}`
+	w.put(theLB, "%s", lbDoc(ruleDoc("a", fmt.Sprintf(withProbe, 80))+","+ruleDoc("b", fmt.Sprintf(withProbe, 81)), `{'name':'x','properties':{'ipAddress':'10.0.1.50'}}`,
+		`,'intervalInSeconds':7,'probeThreshold':3`))
+	probes := func() []Probe {
+		_, list := compile(w.view.snapshot(), nil)
+		return list
+	}
+	base := id("p:loadBalancers/lb/probes/alive").Key()
+	web, frontend := id(theService).Key(), id("p:loadBalancers/lb/frontendIPConfigurations/fe").Key()
+	rule := "|" + id("p:loadBalancers/lb/loadBalancingRules/a").Key()
+	want := []Probe{
+		{Key: base + "|10.0.1.50", RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.50:80"), Interval: 7 * time.Second, Threshold: 3},
+		{Key: base + "|10.0.1.9", RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.9:80"), Interval: 7 * time.Second, Threshold: 3},
+	}
+	if got := probes(); !reflect.DeepEqual(got, want) {
+		t.Errorf("plain\ngot  %+v\nwant %+v", got, want)
+	}
+	w.put(theService, "%s", serviceDoc(open+`,'enableProxyProtocol':true`))
+	for i := range want {
+		want[i].Key, want[i].Header, want[i].Expects = want[i].Key+"|proxy", true, true
+	}
+	if got := probes(); !reflect.DeepEqual(got, want) {
+		t.Errorf("PROXY\ngot  %+v\nwant %+v", got, want)
+	}
+	must(t, w.delete(theService, true))
+	for i := range want {
+		want[i].Key, want[i].Header, want[i].Expects = strings.TrimSuffix(want[i].Key, "|proxy"), false, false
+		want[i].RuleSet, want[i].Rule = frontend, frontend+rule
+	}
+	if got := probes(); !reflect.DeepEqual(got, want) {
+		t.Errorf("no service\ngot  %+v\nwant %+v", got, want)
 	}
 }

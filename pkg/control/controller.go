@@ -22,19 +22,15 @@ type Applier interface {
 	Apply(ctx context.Context, s dataplane.State) (dataplane.Result, error)
 }
 
-// Health is what probes have found out. pkg/probe has one.
-type Health interface {
-	// Target is the probe's last word on one target of a rule; known is false before the first.
-	// rule is dataplane.Rule.Key.
-	Target(rule string, addr string) (healthy, known bool)
-}
-
 // Options of a Controller.
 type Options struct {
 	Store   store.Store
 	Applier Applier
 	// Health is nil where nothing probes: every target takes flows then.
 	Health Health
+	// Probes is told what is to be probed, before each Apply; nil where nothing probes. It must not block. The results come
+	// back through Health, and HealthChanged tells of news.
+	Probes func([]Probe)
 	// AliasSuffix are the last two labels of aliases. Default DefaultAliasSuffix.
 	AliasSuffix string
 	// Resync is how often the State is applied without a change, to repair what others did. Default 30 s.

@@ -60,7 +60,10 @@ func (c *Controller) apply(ctx context.Context) error {
 	s := c.view.snapshot()
 	c.reports = 0
 	c.mu.Unlock()
-	state := compile(s, c.options.Health)
+	state, probes := compile(s, c.options.Health)
+	if c.options.Probes != nil {
+		c.options.Probes(probes)
+	}
 	result, err := c.options.Applier.Apply(ctx, state)
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,0 +1,109 @@
+package control
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/dataplane"
+)
+
+// Health is what probes have found out.
+type Health interface {
+	// Probe is the last word of a probe, by Probe.Key; known is false before the first.
+	Probe(key string) (healthy, known bool)
+}
+
+// Probe is one question to one backend. Rules that would ask the same share it.
+type Probe struct {
+	// Key is unique and stable: load balancer's probe, backend, and whether a header is sent.
+	Key string
+	// RuleSet and Rule are keys of the State: the probe goes out from a source of this rule set. Of several
+	// rules that share the probe it is the first.
+	RuleSet, Rule string
+	Protocol      api.ProbeProtocol
+	Target        netip.AddrPort
+	Path          string // of Http and Https
+	Interval      time.Duration
+	// Threshold is how many answers in a row change the verdict, 1..100.
+	Threshold int
+	// Header sends a PROXY LOCAL header first; Expects says that the traffic to the backend has headers.
+	Header, Expects bool
+}
+
+// probe notes what a rule asks of one backend and returns its key. The frontend of a service is probed as the
+// service is.
+func (c *compiler) probe(set ruleSet, rule string, id api.ID, p *api.ProbeProperties, backend netip.Addr) string {
+	expects, header := false, false
+	if set.probed != nil && set.probed.Properties.EnableProxyProtocol {
+		expects, header = true, set.probed.Properties.ProxyProbes.Or(true)
+	}
+	key := id.Key() + "|" + backend.String()
+	if header {
+		key += "|proxy"
+	} else if expects {
+		key += "|expects"
+	}
+	if set.probed != nil && set.service == nil {
+		return key // the service's rule set notes it
+	}
+	known, ok := c.probes[key]
+	if ok && known.Rule <= rule {
+		return key
+	}
+	seconds, threshold := int32(api.DefaultInterval), int32(1)
+	if p.IntervalInSeconds != nil {
+		seconds = *p.IntervalInSeconds
+	}
+	switch {
+	case p.ProbeThreshold != nil:
+		threshold = *p.ProbeThreshold
+	case p.NumberOfProbes != nil:
+		threshold = *p.NumberOfProbes
+	}
+	c.probes[key] = Probe{Key: key, RuleSet: set.key, Rule: rule, Protocol: p.Protocol, Target: netip.AddrPortFrom(backend, uint16(p.Port)),
+		Path: p.RequestPath, Interval: time.Duration(seconds) * time.Second, Threshold: int(threshold), Header: header, Expects: expects}
+	return key
+}
+
+func (c *compiler) sortedProbes() []Probe {
+	list := make([]Probe, 0, len(c.probes))
+	for _, p := range c.probes {
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b Probe) int { return strings.Compare(a.Key, b.Key) })
+	return list
+}
+
+// judge sets the targets' health. While nothing at all is known of a rule's targets, all take flows: a daemon that
+// has just started must not take anybody out. A target that is new among known ones waits for its first probe.
+func (c *compiler) judge(set ruleSet, rule string, lb *api.LoadBalancer, list []dataplane.Target, members map[netip.Addr]*api.BackendAddressProperties, ref *api.SubResource) {
+	id, err := api.ParseID(ref.ID, api.ID{})
+	probe := lb.Probe(id.Child)
+	if err != nil || probe == nil {
+		return
+	}
+	anyKnown, anyUp := false, false
+	for i := range list {
+		key := c.probe(set, rule, id, &probe.Properties, list[i].Addr)
+		if c.health == nil {
+			continue
+		}
+		up, known := c.health.Probe(key)
+		anyKnown = anyKnown || known
+		list[i].Healthy = known && up
+	}
+	for i := range list {
+		if !anyKnown || members[list[i].Addr].AdminState == api.AdminUp {
+			list[i].Healthy = true
+		}
+		anyUp = anyUp || list[i].Healthy && !list[i].NoNew
+	}
+	if !anyUp && probe.Properties.NoHealthyBackendsBehavior == api.AllProbedUp {
+		for i := range list {
+			list[i].Healthy = true
+		}
+	}
+}
