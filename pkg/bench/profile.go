@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/privlink/privlink/pkg/lab"
 )
 
 // ProfileLine is a place where a core spent its time: a line of a BPF program or a kernel function.
@@ -53,6 +57,85 @@ func Profile(ctx context.Context, cpu int, d time.Duration, dir string, run func
 				return nil, err
 			}
 		}
+	}
+}
+
+// ProfileOptions say what to look at.
+type ProfileOptions struct {
+	Forwarder string // as the table names it, "tc privlink"
+	Flows     uint32
+	New       bool // packets that open flows instead of such of established ones
+	Direction Direction
+	For       time.Duration
+}
+
+// RunProfile sets one forwarder up and says where the core spends its time while packets go
+// through it, the largest shares first.
+func RunProfile(ctx context.Context, cpu int, o ProfileOptions) ([]ProfileLine, error) {
+	core, err := NewCore(cpu)
+	if err != nil {
+		return nil, err
+	}
+	defer core.Close()
+	var f Forwarder
+	for _, candidate := range forwarders(max(1<<20, 2*o.Flows)) {
+		if candidate.Name() == o.Forwarder {
+			f = candidate
+		}
+	}
+	if f == nil {
+		return nil, fmt.Errorf("profile %q: no such forwarder", o.Forwarder)
+	}
+	var lines []ProfileLine
+	err = inLab(ctx, func(net *lab.Lab) error {
+		l, err := NewLane(net, core, f, o.Flows)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = l.Close() }()
+		plan := Plan{Direction: o.Direction, Flows: o.Flows, Packets: 1 << 18, Scatter: true}
+		if o.New {
+			plan = Plan{Flows: o.Flows, Packets: uint64(o.Flows)}
+		} else if err := l.Open(o.Flows); err != nil {
+			return err
+		}
+		lines, err = Profile(ctx, cpu, o.For, net.Dir(), func() error {
+			if o.New {
+				if err := f.Forget(); err != nil {
+					return err
+				}
+			}
+			_, err := l.Run(plan)
+			return err
+		})
+		return err
+	})
+	return lines, err
+}
+
+// PrintProfile prints shares by BPF program and source file, then the places that cost most.
+func PrintProfile(w io.Writer, lines []ProfileLine, most int) {
+	sums := make(map[string]float64)
+	for _, l := range lines {
+		if program, rest, ok := strings.Cut(l.Where, " "); ok {
+			file, _, _ := strings.Cut(rest, ":")
+			sums[program] += l.Share
+			sums[program+" "+file] += l.Share
+		} else {
+			sums["kernel"] += l.Share
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		if sums[name] >= 0.005 {
+			_, _ = fmt.Fprintf(w, "%5.1f %%  %s\n", 100*sums[name], name)
+		}
+	}
+	_, _ = fmt.Fprintln(w)
+	for i, l := range lines {
+		if i == most {
+			break
+		}
+		_, _ = fmt.Fprintf(w, "%5.1f %%  %s\n", 100*l.Share, l.Where)
 	}
 }
 

@@ -12,18 +12,18 @@ import (
 // Reference is the least possible NAT on the kernel's hash (bpf/bench/reference.c):
 // what a stateful NAT in BPF costs when it does nothing but that.
 type Reference struct {
-	hook    Hook
-	entries uint32
-	objs    referenceObjects
-	links   []link.Link
+	hook  Hook
+	pairs uint32
+	objs  referenceObjects
+	links []link.Link
 }
 
 // movedClients is where the reference maps firstClient.
 var movedClients = netip.MustParseAddr("100.64.0.0")
 
-// NewReference makes a reference with room for as many entries; a flow takes one per direction.
-func NewReference(hook Hook, entries uint32) *Reference {
-	return &Reference{hook: hook, entries: entries}
+// NewReference makes a reference with room for so many flows; a flow takes an entry per direction.
+func NewReference(hook Hook, pairs uint32) *Reference {
+	return &Reference{hook: hook, pairs: pairs}
 }
 
 // Name implements Forwarder.
@@ -35,7 +35,7 @@ func (r *Reference) Up(t *Topology) error {
 	if err != nil {
 		return err
 	}
-	spec.Maps[referenceMapFlows].MaxEntries = r.entries
+	spec.Maps[referenceMapFlows].MaxEntries = 2 * r.pairs
 	if err := setConstants(spec, map[string]any{
 		referenceVarClientIfindex: uint32(t.GatewayClient.Index),
 		referenceVarEndpoint:      netOrder(endpoint.Addr()),

@@ -30,15 +30,16 @@ type scale struct {
 	flows    []uint32
 	packets  uint64 // per round
 	newFlows uint32
+	segments int           // of a fill
 	burst    time.Duration // of a TCP round
-	entries  uint32        // of the tables
+	pairs    uint32        // flows that the tables have room for
 }
 
 func (o Options) scale() scale {
 	if o.Quick {
-		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, burst: 100 * time.Millisecond, entries: 1 << 20}
+		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, segments: 10, burst: 100 * time.Millisecond, pairs: 1 << 20}
 	}
-	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, burst: 500 * time.Millisecond, entries: 1 << 21}
+	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, segments: 100, burst: 500 * time.Millisecond, pairs: 1 << 20}
 }
 
 func (o Options) wants(part string) bool {
@@ -73,9 +74,24 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 			return nil, err
 		}
 	}
+	if o.wants("fill") {
+		if err := inLab(ctx, func(l *lab.Lab) error { return Fill(ctx, l, core, p, r, s.rounds, s.segments) }); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("sweep") {
+		if err := inLab(ctx, func(l *lab.Lab) error { return Sweep(ctx, l, core, p, r, s.rounds) }); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("scale") {
+		if err := inLab(ctx, func(l *lab.Lab) error { return Scale(ctx, l, core, p, r, s.rounds) }); err != nil {
+			return nil, err
+		}
+	}
 	if o.wants("tcp") {
 		if err := inLab(ctx, func(l *lab.Lab) error {
-			return TCP(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewNftables()})
+			return TCP(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewNftables(), NewPrivlink(TC, s.pairs, 1)})
 		}); err != nil {
 			return nil, err
 		}
@@ -108,11 +124,7 @@ func packets(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Repor
 	if c.Base, err = NewLane(net, core, nil, most); err != nil {
 		return err
 	}
-	for _, f := range []Forwarder{
-		NewRedirect(XDP), NewReference(XDP, s.entries),
-		NewRedirect(TC), NewReference(TC, s.entries),
-		NewKernelForwarding(), NewNftables(),
-	} {
+	for _, f := range forwarders(s.pairs) {
 		p.Step("setting up %s", f.Name())
 		l, err := NewLane(net, core, f, most)
 		if err != nil {
@@ -130,6 +142,15 @@ func packets(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Repor
 		}
 	}
 	return opening.NewFlows(ctx, p, r, s.newFlows)
+}
+
+// forwarders are all that packets are compared through, with room for so many flows.
+func forwarders(pairs uint32) []Forwarder {
+	return []Forwarder{
+		NewRedirect(XDP), NewReference(XDP, pairs), NewPrivlink(XDP, pairs, 1),
+		NewRedirect(TC), NewReference(TC, pairs), NewPrivlink(TC, pairs, 1),
+		NewKernelForwarding(), NewNftables(),
+	}
 }
 
 // write puts bench.json and the plots into a folder.
@@ -179,4 +200,4 @@ func machine(o Options) []string {
 }
 
 // Parts of a run, for Options.Only.
-var Parts = []string{"packets", "tcp", "proxy"}
+var Parts = []string{"packets", "fill", "sweep", "scale", "tcp", "proxy"}

@@ -30,6 +30,12 @@ func run() int {
 	flag.StringVar(&o.Dir, "dir", ".", "folder for bench.json and the plots")
 	only := flag.String("only", "", "parts to run, separated by commas: "+strings.Join(bench.Parts, ","))
 	check := flag.Bool("check", false, "fail if a metric misses its limit")
+	var prof bench.ProfileOptions
+	flag.StringVar(&prof.Forwarder, "profile", "", `do nothing but say where the time goes in one forwarder, such as "tc privlink" (needs perf)`)
+	flows := flag.Uint("profile-flows", 1, "flows for -profile")
+	flag.BoolVar(&prof.New, "profile-new", false, "profile the opening of flows")
+	reverse := flag.Bool("profile-reverse", false, "profile the way from server to client")
+	flag.DurationVar(&prof.For, "profile-for", 5*time.Second, "how long to sample")
 	flag.Parse()
 	if *only != "" {
 		o.Only = strings.Split(*only, ",")
@@ -37,6 +43,19 @@ func run() int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: must be root (network namespaces, BPF)")
 		return 2
+	}
+	if prof.Forwarder != "" {
+		prof.Flows = uint32(*flows)
+		if *reverse {
+			prof.Direction = bench.Reverse
+		}
+		lines, err := bench.RunProfile(ctx, o.CPU, prof)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		bench.PrintProfile(os.Stdout, lines, 60)
+		return 0
 	}
 	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
 	progress := bench.NewProgress(os.Stderr, err == nil, time.Now)
