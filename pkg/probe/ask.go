@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -69,11 +68,12 @@ func askConnected(c *Check, conn *net.TCPConn) (bool, string) {
 	if !c.Header {
 		return true, "connected"
 	}
-	if err := errors.Join(conn.CloseWrite(), conn.SetReadDeadline(time.Now().Add(min(afterHeader, c.Timeout)))); err != nil {
+	// The stream stays open meanwhile: haproxy answers a header and an early end with 400, too.
+	if err := conn.SetReadDeadline(time.Now().Add(min(afterHeader, c.Timeout))); err != nil {
 		return true, "connected"
 	}
 	answer := make([]byte, 512)
-	n, _ := io.ReadAtLeast(conn, answer, len(answer)) // an error is the end of what it has to say
+	n, _ := conn.Read(answer) // silence is the best answer
 	if what, ok := refusal(answer[:n]); ok {
 		return true, fmt.Sprintf("connected, but the PROXY header was answered with %s (%s)", what, hintNotRead)
 	}
