@@ -157,7 +157,7 @@ SLOW int admit(hook *ctx, struct packet *p)
 		return admit_refuse(p, REASON_NO_BACKEND);
 	if (b->flags & BACKEND_HA)
 		o->flags |= FLOW_HA;
-	path_forward(&o->path, b);
+	path_take(&o->path, &b->hop);
 	client = client_via(ctx, p);
 	o->key = p->key;
 	o->now = p->now;

@@ -59,7 +59,7 @@ static __always_inline __u32 balance(__u32 rule, __u32 hash)
 		if (!slot)
 			return 0;
 		b = backend_at(*slot);
-		if (b && b->state == BACKEND_UP && b->out)
+		if (b && b->state == BACKEND_UP && b->hop.out)
 			return *slot;
 		at++;
 		if (at >= places)

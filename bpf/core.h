@@ -66,7 +66,6 @@ static __always_inline int established(hook *ctx, struct packet *p, struct flow 
 	struct link *link = link_at(h->rw.tag.of.link);
 	__s32 age = flow_age(p->now, h->stamp);
 	struct backend *b;
-	struct out *out;
 	int r;
 
 	p->link = h->rw.tag.of.link;
@@ -78,17 +77,14 @@ static __always_inline int established(hook *ctx, struct packet *p, struct flow 
 	    unlikely(half_phase(h) == PHASE_ENDED))
 		goto over;
 	if (reverse) {
-		out = out_at(h->rw.via.reverse.out);
-		if (!out)
-			return DROP(NO_OUTPUT);
-		path_reverse(path, h->rw.via.reverse, out);
+		path_take(path, &h->rw.via.reverse);
 	} else {
 		b = backend_at(h->rw.via.forward.backend);
 		if (!b || (unlikely(b->gen != h->rw.via.forward.backend_gen) && !MUTANT(21)))
 			goto over;
 		if (unlikely(!tcp && b->state != BACKEND_UP) && !MUTANT(31))
 			return DECIDE(WANT_NEW_FLOW, 0);
-		path_forward(path, b);
+		path_take(path, &b->hop);
 		if (tcp && unlikely(opens_anew(p, h)))
 			return DECIDE(WANT_NEW_FLOW, 0);
 	}
@@ -101,7 +97,9 @@ static __always_inline int established(hook *ctx, struct packet *p, struct flow 
 	if (!reverse) {
 		union via client = client_via(ctx, p);
 
-		if (unlikely(age) || unlikely(client_hash(client) != h->rw.via.forward.client))
+		/* the hash has 16 bits: what it misses is found a minute later */
+		if (unlikely(client_hash(client) != h->rw.via.forward.client) ||
+		    unlikely(age && (p->now ^ h->stamp) >> 6))
 			client_moved(h, client.word);
 	}
 	if (age && !MUTANT(22))
@@ -152,17 +150,14 @@ static __always_inline int open(hook *ctx, struct packet *p, struct half *h, boo
 /* Sends a packet the way its half says, after everything was asked. */
 static __always_inline int forward(hook *ctx, struct packet *p, struct half *h, struct path *path)
 {
-	struct out *out = out_at(path->out);
 	bool first = false;
 	__be16 id = 0;
 	int r;
 
-	if (!out)
-		return DROP(NO_OUTPUT);
 #ifdef HOOK_TC
 	if (p->fragment & FRAGMENT_MORE) {
 		first = true;
-		r = fragment_first(ctx, p, h, out->vnet, &id);
+		r = fragment_first(ctx, p, h, path->vnet, &id);
 		if (r)
 			return DECIDE(ACTION_DROP, r);
 	}
@@ -171,7 +166,7 @@ static __always_inline int forward(hook *ctx, struct packet *p, struct half *h, 
 	if (r)
 		return r;
 	count_flow(p, &h->rw);
-	return leave(ctx, p, out, path->out);
+	return leave(ctx, p, path);
 }
 
 #ifdef HOOK_TC
@@ -185,7 +180,6 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 	struct backend *b;
 	struct link *link;
 	struct flow *f;
-	struct out *out;
 	int r;
 
 	if (!p)
@@ -206,22 +200,16 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 	if (!link || !link_carries(link, h.rw.tag.of.link_gen))
 		return DROP(ENDED);
 	if (half_reverse(&h)) {
-		out = out_at(h.rw.via.reverse.out);
-		if (!out)
-			return DROP(NO_OUTPUT);
-		path_reverse(&path, h.rw.via.reverse, out);
+		path_take(&path, &h.rw.via.reverse);
 	} else {
 		b = backend_at(h.rw.via.forward.backend);
 		if (!b || b->gen != h.rw.via.forward.backend_gen)
 			return DROP(ENDED);
-		path_forward(&path, b);
-		out = out_at(path.out);
+		path_take(&path, &b->hop);
 	}
 	r = path_check(p, &path);
 	if (r) /* no error about a later fragment (RFC 1122 3.2.2) */
 		return DECIDE(ACTION_DROP, r & 0xffff);
-	if (!out)
-		return DROP(NO_OUTPUT);
 	if (fragment_progress(FLOW_READ(f->twin), &h.rw, offset, bytes,
 	                      !(p->fragment & FRAGMENT_MORE), p->now))
 		flow_end(f, h.state, p->now - PORT_REST);
@@ -229,7 +217,7 @@ SLOW int later_fragment(hook *ctx, struct packet *p)
 	if (r)
 		return r;
 	count_flow(p, &h.rw);
-	return leave(ctx, p, out, path.out);
+	return leave(ctx, p, &path);
 }
 #endif
 

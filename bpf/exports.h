@@ -34,7 +34,7 @@ EXPORT(struct, verdict);
 EXPORT(struct, test_input);
 EXPORT(struct, flow_tag);
 EXPORT(struct, via_forward);
-EXPORT(struct, via_reverse);
+EXPORT(struct, hop);
 EXPORT(enum, slot_state);
 
 #endif

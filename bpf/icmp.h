@@ -91,7 +91,6 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 	struct backend *b;
 	struct flow *f;
 	struct link *link;
-	struct out *out;
 	__be32 addresses[2];
 	__u16 delta;
 	int r;
@@ -120,19 +119,15 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 		return DROP(ICMP_NO_FLOW);
 	p->link = h.rw.tag.of.link;
 	if (half_reverse(&h)) {
-		out = out_at(h.rw.via.reverse.out);
-		if (!out || !out->ifindex)
-			return DROP(NO_OUTPUT);
-		path_reverse(&path, h.rw.via.reverse, out);
+		path_take(&path, &h.rw.via.reverse);
 	} else {
 		b = backend_at(h.rw.via.forward.backend);
 		if (!b || b->gen != h.rw.via.forward.backend_gen)
 			return DROP(ICMP_NO_FLOW);
-		out = out_at(b->out);
-		if (!b->out || !out || !out->ifindex)
-			return DROP(NO_OUTPUT);
-		path_forward(&path, b);
+		path_take(&path, &b->hop);
 	}
+	if (!path.ifindex)
+		return DROP(NO_OUTPUT);
 	if (p->ttl <= 1)
 		return DROP(TTL); /* no error about an error (RFC 1122 3.2.2) */
 	r = icmp_requote(ctx, p, &q, at, header, &h.rw);
@@ -159,7 +154,7 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 		ip->daddr = h.rw.daddr;
 	}
 	count_flow(p, &h.rw);
-	return leave(ctx, p, out, path.out);
+	return leave(ctx, p, &path);
 }
 
 /* ICMP to an address of privlink. */

@@ -7,16 +7,14 @@
 
 static __always_inline int path_check(struct packet *p, const struct path *path)
 {
-	struct out *out = out_at(path->out);
-
 #ifdef HOOK_XDP
-	if (p->ttl <= 1 || !path->out || !out || !out->ifindex || !(out->flags & OUT_XDP) ||
-	    out->vlan || p->length > path->mtu)
+	if (p->ttl <= 1 || !path->ifindex || !(path->flags & OUT_XDP) || path->vlan ||
+	    p->length > path->mtu)
 		return UP;
 #else
 	if (p->ttl <= 1 && !MUTANT(18))
 		return DECIDE(WANT_TTL, REASON_TTL);
-	if (!path->out || !out || !out->ifindex)
+	if (!path->ifindex)
 		return DROP(NO_OUTPUT);
 	if (p->length > path->mtu && !MUTANT(19)) {
 		p->mtu = path->mtu;

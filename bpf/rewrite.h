@@ -15,31 +15,88 @@
 /* TTL minus 1: the header word {TTL, protocol} changes by -1 in its low byte (little endian). */
 #define TTL_DELTA 0xfffe
 
-/* Where a packet goes. */
+/* Where a packet goes: a hop, and what its output says. */
 struct path {
 	__u32 macs[3]; /* destination, source */
+	__u32 ifindex; /* 0 = there is no such output */
 	__u16 out;     /* slot */
-	__u16 mtu;
+	__u16 mtu;     /* bytes of an IP packet */
+	__u16 vlan;
+	__u16 vnet;
+	__u8 flags; /* enum out_flags */
+	__u8 pad[3];
 };
 
-static __always_inline void path_forward(struct path *path, struct backend *b)
+static __always_inline void path_take(struct path *path, const struct hop *hop)
 {
-	__u32 *macs = (__u32 *)b->dmac;
+	__u64 word = *(volatile __u64 *)hop;
+	struct out *out;
 
-	path->macs[0] = macs[0];
-	path->macs[1] = macs[1];
-	path->macs[2] = macs[2];
-	path->out = b->out;
-	path->mtu = b->mtu;
-}
-
-static __always_inline void path_reverse(struct path *path, struct via_reverse via, struct out *out)
-{
-	__builtin_memcpy(path->macs, via.mac, 6);
-	__builtin_memcpy((__u8 *)path->macs + 6, out->mac, 6);
-	path->out = via.out;
+	path->out = word >> 48;
+	path->macs[0] = word;
+	path->ifindex = 0;
+	out = out_at(path->out);
+	if (!out || !path->out)
+		return;
+	path->macs[1] = (__u16)(word >> 32) | (__u32) * (__u16 *)out->mac << 16;
+	path->macs[2] = *(__u32 *)(out->mac + 2);
+	path->ifindex = out->ifindex;
 	path->mtu = out->mtu;
+	path->vlan = out->vlan;
+	path->vnet = out->vnet;
+	path->flags = out->flags;
 }
+
+#ifdef HOOK_TC
+/* 0 and 0xffff are the same sum. */
+static __always_inline bool sum_equal(__u16 a, __u16 b)
+{
+	return (a == 0xffff ? 0 : a) == (b == 0xffff ? 0 : b);
+}
+
+/* The L4 checksum after addresses and ports have changed. The helper alone knows whether it is
+ * partial, in which case only the addresses enter. It is called once, for these; what it made of
+ * the field tells which one it was, and the ports are added here.
+ */
+static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
+                                         const struct rewrite *rw, __u32 at)
+{
+	bool udp = p->key.proto == IPPROTO_UDP;
+	__u64 zero = udp && !MUTANT(13) ? BPF_F_MARK_MANGLED_0 : 0;
+	__u16 old, full, *check;
+	void *data, *end;
+
+	at += udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check);
+	data = hook_data(ctx);
+	end = hook_end(ctx);
+	check = data + at;
+	if ((void *)(check + 1) > end)
+		return DROP(SHORT);
+	old = *check;
+	if (udp && !old && !MUTANT(13)) /* RFC 768: 0 = none, and stays so */
+		return GO_ON;
+	if (MUTANT(33) ||
+	    bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero))
+		return DROP(HELPER);
+	full = check_apply(old, rw->l3_delta);
+	if (unlikely(sum_equal(full, fold((__u32)old + rw->l3_delta)))) {
+		/* the addresses sum to what they did: the field tells nothing */
+		if (bpf_l4_csum_replace(ctx, at, 0, rw->l4_delta, zero))
+			return DROP(HELPER);
+		return GO_ON;
+	}
+	data = hook_data(ctx);
+	end = hook_end(ctx);
+	check = data + at;
+	if ((void *)(check + 1) > end)
+		return DROP(SHORT);
+	if (sum_equal(*check, full)) {
+		full = check_apply(*check, rw->l4_delta);
+		*check = udp && !full ? 0xffff : full;
+	}
+	return GO_ON;
+}
+#endif
 
 /* Headers as the other side sees them. New id only with `id` (fragments). GO_ON or a drop. */
 static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rewrite *rw,
@@ -86,19 +143,7 @@ static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rew
 			                 ?: 0xffff;
 	}
 #else
-	if (p->key.proto == IPPROTO_TCP) {
-		at += offsetof(struct tcphdr, check);
-		if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR) ||
-		    bpf_l4_csum_replace(ctx, at, 0, rw->l4_delta, 0))
-			return DROP(HELPER);
-	} else {
-		__u64 zero = MUTANT(13) ? 0 : BPF_F_MARK_MANGLED_0;
-
-		at += offsetof(struct udphdr, check);
-		if (bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero) ||
-		    bpf_l4_csum_replace(ctx, at, 0, rw->l4_delta, zero))
-			return DROP(HELPER);
-	}
+	return rewrite_check(ctx, p, rw, at);
 #endif
 	return GO_ON;
 }
@@ -119,14 +164,14 @@ static __always_inline int retag(hook *ctx, __u16 vlan)
 }
 #endif
 
-/* Leaves by an output: the entry redirects. */
-static __always_inline int leave(hook *ctx, struct packet *p, struct out *out, __u16 slot)
+/* Leaves by a path: the entry redirects. */
+static __always_inline int leave(hook *ctx, struct packet *p, const struct path *path)
 {
-	p->out = slot;
-	p->ifindex = out->ifindex;
+	p->out = path->out;
+	p->ifindex = path->ifindex;
 #ifdef HOOK_TC
-	if (out->vlan || ctx->vlan_present) {
-		int r = retag(ctx, out->vlan);
+	if (path->vlan || ctx->vlan_present) {
+		int r = retag(ctx, path->vlan);
 
 		if (r)
 			return r;

@@ -74,11 +74,13 @@ struct via_forward {
 	__u16 client; /* hash of the client's MAC and interface: another one is a client that moved */
 };
 
-/* Where a reply goes: the MAC its client was last heard from, and the slot of the output. */
-struct via_reverse {
+/* The next station of a packet: a MAC, and the slot of the output that leads to it. One word, read
+ * and written at once. What the output itself says (its own MAC, MTU, ifindex) is read at each packet.
+ */
+struct hop {
 	__u8 mac[6];
-	__u16 out; /* slot */
-};
+	__u16 out; /* slot; 0 = unresolved */
+} __attribute__((aligned(8)));
 
 /* The owner and the state of a flow. Changed in a live entry by a 64-bit compare-and-swap:
  * as the owner is part of it, a packet that was held up changes nothing of a later owner.
@@ -113,7 +115,7 @@ enum flow_flags {
 
 union via {
 	struct via_forward forward;
-	struct via_reverse reverse;
+	struct hop reverse; /* where the client was last heard from */
 	__u64 word;
 };
 
@@ -179,7 +181,8 @@ struct out {
 
 enum out_flags {
 	OUT_XDP = 1 << 0, /* known to take XDP frames: its slot is in the devmap */
-	OUT_OWN_QDISC = 1 << 1, /* privlink made the clsact qdisc of the interface; for the daemon */
+	OUT_OWN_QDISC =
+		1 << 1, /* privlink made the clsact qdisc of the interface; for the daemon */
 };
 
 enum link_state {
@@ -319,21 +322,18 @@ enum backend_flags {
 /* One backend of one rule. */
 struct backend {
 	__u64 ident;
+	struct hop hop;
 	__be32 addr; /* net */
 	__be16 port; /* net; 0 = the port asked for */
 	__u16 vnet;
-	__u16 gen;  /* gen, state, flags: one 32-bit word */
-	__u8 state; /* enum backend_state */
-	__u8 flags; /* enum backend_flags */
-	__u8 dmac[6];
-	__u8 smac[6];   /* of the output */
-	__u16 out;      /* slot; 0 = unresolved */
-	__u16 mtu;      /* bytes of an IP packet */
+	__u16 gen;      /* gen, state, flags: one 32-bit word */
+	__u8 state;     /* enum backend_state */
+	__u8 flags;     /* enum backend_flags */
 	__u32 idle_tcp; /* seconds */
 	__u32 idle_udp; /* seconds */
 	__u32 rule;     /* slot */
 	__u32 pool;     /* number of the backend pool */
-	__u32 pad[2];
+	__u32 pad[5];
 };
 
 /* Who may leave the inner VNet, from which socket, and where to. */

@@ -54,22 +54,18 @@ const (
 type bpfBackend struct {
 	_       structs.HostLayout
 	Ident   uint64
+	Hop     bpfHop
 	Addr    uint32
 	Port    uint16
 	Vnet    uint16
 	Gen     uint16
 	State   uint8
 	Flags   uint8
-	Dmac    [6]uint8
-	Smac    [6]uint8
-	Out     uint16
-	Mtu     uint16
 	IdleTcp uint32
 	IdleUdp uint32
 	Rule    uint32
 	Pool    uint32
-	Pad     [2]uint32
-	_       [4]byte
+	Pad     [5]uint32
 }
 
 type bpfBackendFlags uint32
@@ -249,6 +245,12 @@ type bpfFlowTag struct {
 	Link    uint32
 	LinkGen uint16
 	Flags   uint16
+}
+
+type bpfHop struct {
+	_   structs.HostLayout
+	Mac [6]uint8
+	Out uint16
 }
 
 type bpfIface struct {
@@ -496,14 +498,20 @@ type bpfScratch struct {
 		BackendPort uint16
 		ClientHash  uint16
 		Path        struct {
-			_    structs.HostLayout
-			Macs [3]uint32
-			Out  uint16
-			Mtu  uint16
+			_       structs.HostLayout
+			Macs    [3]uint32
+			Ifindex uint32
+			Out     uint16
+			Mtu     uint16
+			Vlan    uint16
+			Vnet    uint16
+			Flags   uint8
+			Pad     [3]uint8
 		}
 		Slot   uint32
 		State  uint32
 		Stamp  uint32
+		_      [4]byte
 		Rw     bpfRewrite
 		Insert struct {
 			_          structs.HostLayout
@@ -624,12 +632,6 @@ type bpfViaForward struct {
 	Client     uint16
 }
 
-type bpfViaReverse struct {
-	_   structs.HostLayout
-	Mac [6]uint8
-	Out uint16
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -676,6 +678,7 @@ const (
 	bpfVarExportFlowKind     = "export_flow_kind"
 	bpfVarExportFlowPhase    = "export_flow_phase"
 	bpfVarExportFlowTag      = "export_flow_tag"
+	bpfVarExportHop          = "export_hop"
 	bpfVarExportIfaceFlags   = "export_iface_flags"
 	bpfVarExportLimits       = "export_limits"
 	bpfVarExportLinkState    = "export_link_state"
@@ -688,7 +691,6 @@ const (
 	bpfVarExportTimeouts     = "export_timeouts"
 	bpfVarExportVerdict      = "export_verdict"
 	bpfVarExportViaForward   = "export_via_forward"
-	bpfVarExportViaReverse   = "export_via_reverse"
 	bpfVarFlowHomes          = "flow_homes"
 	bpfVarFlowSeed           = "flow_seed"
 	bpfVarJiffyScale         = "jiffy_scale"
@@ -799,6 +801,7 @@ type bpfVariableSpecs struct {
 	ExportFlowKind     *ebpf.VariableSpec `ebpf:"export_flow_kind"`
 	ExportFlowPhase    *ebpf.VariableSpec `ebpf:"export_flow_phase"`
 	ExportFlowTag      *ebpf.VariableSpec `ebpf:"export_flow_tag"`
+	ExportHop          *ebpf.VariableSpec `ebpf:"export_hop"`
 	ExportIfaceFlags   *ebpf.VariableSpec `ebpf:"export_iface_flags"`
 	ExportLimits       *ebpf.VariableSpec `ebpf:"export_limits"`
 	ExportLinkState    *ebpf.VariableSpec `ebpf:"export_link_state"`
@@ -811,7 +814,6 @@ type bpfVariableSpecs struct {
 	ExportTimeouts     *ebpf.VariableSpec `ebpf:"export_timeouts"`
 	ExportVerdict      *ebpf.VariableSpec `ebpf:"export_verdict"`
 	ExportViaForward   *ebpf.VariableSpec `ebpf:"export_via_forward"`
-	ExportViaReverse   *ebpf.VariableSpec `ebpf:"export_via_reverse"`
 	FlowHomes          *ebpf.VariableSpec `ebpf:"flow_homes"`
 	FlowSeed           *ebpf.VariableSpec `ebpf:"flow_seed"`
 	JiffyScale         *ebpf.VariableSpec `ebpf:"jiffy_scale"`
@@ -920,6 +922,7 @@ type bpfVariables struct {
 	ExportFlowKind     *ebpf.Variable `ebpf:"export_flow_kind"`
 	ExportFlowPhase    *ebpf.Variable `ebpf:"export_flow_phase"`
 	ExportFlowTag      *ebpf.Variable `ebpf:"export_flow_tag"`
+	ExportHop          *ebpf.Variable `ebpf:"export_hop"`
 	ExportIfaceFlags   *ebpf.Variable `ebpf:"export_iface_flags"`
 	ExportLimits       *ebpf.Variable `ebpf:"export_limits"`
 	ExportLinkState    *ebpf.Variable `ebpf:"export_link_state"`
@@ -932,7 +935,6 @@ type bpfVariables struct {
 	ExportTimeouts     *ebpf.Variable `ebpf:"export_timeouts"`
 	ExportVerdict      *ebpf.Variable `ebpf:"export_verdict"`
 	ExportViaForward   *ebpf.Variable `ebpf:"export_via_forward"`
-	ExportViaReverse   *ebpf.Variable `ebpf:"export_via_reverse"`
 	FlowHomes          *ebpf.Variable `ebpf:"flow_homes"`
 	FlowSeed           *ebpf.Variable `ebpf:"flow_seed"`
 	JiffyScale         *ebpf.Variable `ebpf:"jiffy_scale"`

@@ -106,8 +106,8 @@ func (d *Dataplane) nudge(e entry, toBackend bool) {
 	var port neigh.Port
 	if toBackend {
 		b := d.k.backends.load(min(e.Rw.Via.Forward.Backend, d.k.backends.count-1))
-		port = d.k.port(b.Out)
-		frame = bareACK(port, b.Dmac, e.Rw.Saddr, e.Rw.Daddr, e.Rw.Sport, e.Rw.Dport)
+		port = d.k.port(b.Hop.Out)
+		frame = bareACK(port, b.Hop.Mac, e.Rw.Saddr, e.Rw.Daddr, e.Rw.Sport, e.Rw.Dport)
 	} else {
 		twin, ok := d.k.read(e.Twin)
 		if !ok || twin.Twin != e.slot {
@@ -124,7 +124,7 @@ func (d *Dataplane) nudge(e entry, toBackend bool) {
 	_ = d.socket.Send(port, frame)
 }
 
-// clientOf is the MAC and the output in a reverse half (struct via_reverse shares its place with via_forward).
+// clientOf is the MAC and the output in a reverse half (struct hop shares its place with via_forward).
 func clientOf(reverse entry) (mac neigh.MAC, out uint16) {
 	var raw [8]byte
 	binary.NativeEndian.PutUint32(raw[:], reverse.Rw.Via.Forward.Backend)

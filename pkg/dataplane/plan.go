@@ -397,21 +397,20 @@ func (d *Dataplane) locate(p *plan, network string, addr netip.Addr, b *bpfBacke
 			p.wants[key.Key] = w
 		}
 		if slot := d.backends.find(b.Ident); !d.applied && slot != 0 {
-			if old := d.k.backends.load(slot); old.Out != 0 {
-				d.resolver.Adopt(key.Key, p.wants[key.Key], old.Dmac, old.Out, d.clock())
+			if old := d.k.backends.load(slot); old.Hop.Out != 0 {
+				d.resolver.Adopt(key.Key, p.wants[key.Key], old.Hop.Mac, old.Hop.Out, d.clock())
 			}
 		}
 		is := d.resolver.Get(key.Key)
-		if !is.Known || b.Out != 0 && is.Lost {
+		if !is.Known || b.Hop.Out != 0 && is.Lost {
 			continue
 		}
 		for _, port := range p.ports[vnet] {
 			if port.Slot == is.Port.Slot {
-				b.Dmac, b.Smac, b.Out = is.MAC, port.MAC, port.Slot
-				b.Mtu = p.outs[uint32(port.Slot)].Mtu
+				b.Hop = bpfHop{Mac: is.MAC, Out: port.Slot}
 			}
 		}
-		if b.Out != 0 && !is.Lost {
+		if b.Hop.Out != 0 && !is.Lost {
 			return true
 		}
 	}
@@ -497,7 +496,7 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 	}
 	// Both ends of the inner pair have one MAC, and nobody there answers ARP.
 	for _, port := range p.ports[b.Vnet] {
-		b.Dmac, b.Smac, b.Out, b.Mtu = port.MAC, port.MAC, port.Slot, p.outs[uint32(port.Slot)].Mtu
+		b.Hop = bpfHop{Mac: port.MAC, Out: port.Slot}
 	}
 	slot, _, err := d.backends.get(b.Ident, d.sweeps)
 	if err != nil {
@@ -505,7 +504,7 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 	}
 	p.keepBackends[b.Ident] = true
 	p.backends[slot] = b
-	if b.Out != 0 {
+	if b.Hop.Out != 0 {
 		table = members{names: []string{"splice"}, weights: []uint16{1}, slots: []uint32{slot}}
 	}
 	return nat, table, nil

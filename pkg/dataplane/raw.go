@@ -12,6 +12,7 @@ type (
 	RawAddress    = bpfAddress
 	RawAddressKey = bpfAddressKey
 	RawBackend    = bpfBackend
+	RawHop        = bpfHop
 	RawConfig     = bpfConfig
 	RawDial       = bpfDial
 	RawDialKey    = bpfDialKey

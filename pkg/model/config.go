@@ -147,10 +147,8 @@ type Backend struct {
 	State    BackendState
 	TCPReset bool
 	HA       bool // some rule reaches it on every port: one port domain for all of them
-	DstMAC   MAC
-	SrcMAC   MAC    // of the output
+	MAC      MAC
 	Out      uint16 // slot, 0 = never resolved
-	MTU      uint16
 	IdleTCP  uint32 // seconds
 	IdleUDP  uint32
 }

@@ -40,7 +40,7 @@
 //     SYN, opens a new one where it may. Any other segment gets a RST, once in each direction; then
 //     the pair is dead. Until then it stays findable for one more idle timeout.
 //  13. Replies follow the client: to the MAC and interface of its last packet, noticed at once by a hash
-//     of both, and by comparison with the first packet of each second.
+//     of both (16 bits), and by comparison about once a minute.
 //  14. ARP requests for an address that wants it are answered; announcements (sender = target) never.
 //  15. ICMP errors are found by the quoted tuple turned round, from 8 bytes of L4 on; they must go to
 //     who sent what they quote. They refresh and end nothing (RFC 5508 REQ-7). Nothing answers them.

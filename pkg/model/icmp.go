@@ -74,19 +74,18 @@ func (m *Machine) icmpError(p *packet) verdict {
 	var to path
 	if rw.reverse() {
 		to = path{out: rw.Out, dst: rw.MAC}
-		if o := m.Outputs[rw.Out]; o != nil {
-			to.src = o.MAC
-		}
 	} else {
 		b := m.Backends[rw.Backend]
 		if b == nil || b.Gen != rw.BackendGen {
 			return drop(ICMPNoFlow)
 		}
-		to = path{out: b.Out, dst: b.DstMAC, src: b.SrcMAC}
+		to = path{out: b.Out, dst: b.MAC}
 	}
-	if o := m.Outputs[to.out]; to.out == 0 || o == nil || o.Index == 0 {
+	o := m.Outputs[to.out]
+	if to.out == 0 || o == nil || o.Index == 0 {
 		return drop(NoOutput)
 	}
+	to.src = o.MAC
 	if p.ttl <= 1 {
 		return drop(TTL) // no error about an error (RFC 1122 section 3.2.2)
 	}

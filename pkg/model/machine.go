@@ -230,7 +230,7 @@ func (m *Machine) established(p *packet, n uint32) verdict {
 func (m *Machine) moved(p *packet, n uint32) {
 	s := &m.Table.Slots[n]
 	hash := clientHash(p.source(), p.in.Out)
-	if s.Stamp == m.Now && s.RW.Client == hash {
+	if s.RW.Client == hash && (s.Stamp^m.Now)>>6 == 0 {
 		return
 	}
 	if twin, ok := m.Table.twin(n); ok {
@@ -383,21 +383,16 @@ func (m *Machine) path(p *packet, rw *Rewrite) (path, verdict) {
 	if !rw.reverse() {
 		return m.backendPath(p, m.Backends[rw.Backend])
 	}
-	var to path
-	var mtu uint16
-	if o := m.Outputs[rw.Out]; o != nil {
-		to, mtu = path{out: rw.Out, dst: rw.MAC, src: o.MAC}, o.MTU
-	}
-	return m.check(p, to, mtu)
+	return m.check(p, path{out: rw.Out, dst: rw.MAC})
 }
 
 func (m *Machine) backendPath(p *packet, b *Backend) (path, verdict) {
-	return m.check(p, path{out: b.Out, dst: b.DstMAC, src: b.SrcMAC}, b.MTU)
+	return m.check(p, path{out: b.Out, dst: b.MAC})
 }
 
 // check is what a router asks before it forwards: TTL, output, size (RFC 1812 sections 5.3.1, 4.2.2.2).
 // Later fragments get no error (RFC 1812 section 4.3.2.7).
-func (m *Machine) check(p *packet, to path, mtu uint16) (path, verdict) {
+func (m *Machine) check(p *packet, to path) (path, verdict) {
 	if p.ttl <= 1 {
 		return to, m.answerICMP(p, 11, 0, 0, TTL)
 	}
@@ -405,13 +400,13 @@ func (m *Machine) check(p *packet, to path, mtu uint16) (path, verdict) {
 	if to.out == 0 || o == nil || o.Index == 0 {
 		return to, drop(NoOutput)
 	}
-	to.vnet = o.VNet
-	if p.size() > int(mtu) {
+	to.src, to.vnet = o.MAC, o.VNet
+	if p.size() > int(o.MTU) {
 		reason := TooBigMayFragment
 		if p.fragment&mayNotFrag != 0 {
 			reason = TooBig
 		}
-		return to, m.answerICMP(p, 3, 4, mtu, reason)
+		return to, m.answerICMP(p, 3, 4, o.MTU, reason)
 	}
 	return to, goOn
 }

@@ -35,8 +35,7 @@ var events = []event{
 	{"backend moved", 0.05, func(r *runner) (bool, error) {
 		b := r.Backends[pick(r.topology, r.topology.backends)]
 		via := pick(r.topology, r.byNetwork[b.VNet])
-		b.Out, b.MTU, b.DstMAC[4] = via.in.Out, r.Outputs[via.in.Out].MTU, byte(r.IntN(256))
-		b.SrcMAC = r.Outputs[via.in.Out].MAC
+		b.Out, b.MAC[4] = via.in.Out, byte(r.IntN(256))
 		if r.chance(10) {
 			b.Out = 0
 		}
@@ -129,5 +128,6 @@ func fillPorts(r *runner) (bool, error) {
 		left = model.PortCount / 2
 	}
 	r.m.FillPorts(k, left, resting)
+	r.filled[k] = true
 	return false, r.each(func(p side) error { return p.PutDomain(k, r.m.PortDomains[k]) })
 }

@@ -41,8 +41,20 @@ func newGenerator(t *topology, m *model.Machine) *generator {
 	return g
 }
 
-// next is the next packet.
+// next is the next packet, as long as test runs want it.
 func (g *generator) next() model.Input {
+	in := g.any()
+	least := 34
+	if in.Frame[12] == 0x86 && in.Frame[13] == 0xdd {
+		least = 54
+	}
+	for len(in.Frame) < least {
+		in.Frame = append(in.Frame, 0)
+	}
+	return in
+}
+
+func (g *generator) any() model.Input {
 	switch {
 	case g.wanted.refusals > 0:
 		g.wanted.refusals--
@@ -56,14 +68,6 @@ func (g *generator) next() model.Input {
 	in := g.packet()
 	if g.chance(3) {
 		in = g.broken(in)
-	}
-	// Test runs take no less.
-	least := 34
-	if in.Frame[12] == 0x86 && in.Frame[13] == 0xdd {
-		least = 54
-	}
-	for len(in.Frame) < least {
-		in.Frame = append(in.Frame, 0)
 	}
 	return in
 }
@@ -328,7 +332,7 @@ func (g *generator) toNAT() model.Input {
 	if g.chance(30) {
 		k.Proto = model.UDP
 	}
-	return g.transport(k, b.DstMAC)
+	return g.transport(k, b.MAC)
 }
 
 // fromInner is what a socket of the splice path's namespace sends.

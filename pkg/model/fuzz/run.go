@@ -3,6 +3,7 @@ package fuzz
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,6 +32,9 @@ type runner struct {
 	sides []side
 	count *Coverage
 	every bool
+
+	filled             map[model.DomainKey]bool // port domains filled by hand
+	packets, forwarded uint64
 }
 
 // Options of a run.
@@ -112,7 +116,7 @@ func runEra(seed uint64, packets int, s shape, indexes []uint32, sides []side, c
 	t := newTopology(rand.New(rand.NewPCG(seed, 0x707269766c696e6b)), s, indexes)
 	m := model.New(t.Config)
 	m.Now = 1000
-	r := &runner{generator: newGenerator(t, m), sides: sides, count: count, every: every}
+	r := &runner{generator: newGenerator(t, m), sides: sides, count: count, every: every, filled: make(map[model.DomainKey]bool)}
 	for _, p := range sides {
 		if err := p.Reset(); err != nil {
 			return 0, err
@@ -145,6 +149,9 @@ func (r *runner) write() error {
 }
 
 func (r *runner) compareAll() error {
+	if err := errors.Join(checkTable(r.m, r.filled), checkCounters(r.m, r.packets, r.forwarded)); err != nil {
+		return err
+	}
 	return r.each(func(p side) error { return p.CompareAll(r.m) })
 }
 
@@ -172,10 +179,17 @@ func (r *runner) step(i int) error {
 	r.count.before(r.m, in)
 	want := r.m.Packet(in)
 	r.count.Actions[want.Action]++
+	r.packets++
+	if want.Action == model.ActionRedirect {
+		r.forwarded++
+	}
 	for _, p := range r.sides {
 		got, err := p.Packet(in, r.m.Now, random)
 		if err == nil {
 			err = sameDecision(got, want)
+		}
+		if err == nil {
+			err = checkFrame(in, got)
 		}
 		if err == nil {
 			err = p.CompareSlots(r.m, r.m.Table.Touched)

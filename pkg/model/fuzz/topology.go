@@ -198,12 +198,11 @@ func (t *topology) place(rule uint32, backends []uint32) {
 func (t *topology) addBackend(vnet uint16, rule *model.Rule) {
 	slot := t.nextSlot(&t.backends)
 	via := pick(t, t.byNetwork[vnet])
-	out := t.Outputs[via.in.Out]
 	idle := func() uint32 { return []uint32{10, 30, 300, 300, 300, 3600}[t.IntN(6)] }
 	t.Backends[slot] = &model.Backend{
 		Addr: ip(10, 0, 2, byte(4+t.IntN(6))), Port: rule.BackendPort, VNet: vnet, Gen: t.nextGen(), State: model.BackendUp,
-		TCPReset: t.chance(30), HA: t.chance(20), DstMAC: model.MAC{2, 0, 0, 0, 2, byte(slot)}, SrcMAC: out.MAC,
-		Out: via.in.Out, MTU: out.MTU, IdleTCP: idle(), IdleUDP: idle(),
+		TCPReset: t.chance(30), HA: t.chance(20), MAC: model.MAC{2, 0, 0, 0, 2, byte(slot)},
+		Out: via.in.Out, IdleTCP: idle(), IdleUDP: idle(),
 	}
 }
 

@@ -87,7 +87,7 @@ func rawLink(l *model.Link) dataplane.RawLink {
 func rawBackend(b *model.Backend) dataplane.RawBackend {
 	raw := dataplane.RawBackend{
 		Addr: net32(b.Addr), Port: net16(b.Port), Vnet: b.VNet, Gen: b.Gen, State: uint8(b.State),
-		Dmac: b.DstMAC, Smac: b.SrcMAC, Out: b.Out, Mtu: b.MTU, IdleTcp: b.IdleTCP, IdleUdp: b.IdleUDP,
+		Hop: dataplane.RawHop{Mac: b.MAC, Out: b.Out}, IdleTcp: b.IdleTCP, IdleUdp: b.IdleUDP,
 	}
 	if b.TCPReset {
 		raw.Flags |= backendTCPReset

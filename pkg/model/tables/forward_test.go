@@ -23,7 +23,7 @@ func forwardRows(t *testing.T) []row {
 		return p.with(func(p *packet) { p.edit = func(b []byte) []byte { return append(b, 1, 2, 3, 4, 5, 6) } })
 	}
 	small := func(b *bench) {
-		b.c.Backends[backendWeb].MTU, b.c.Backends[backendDNS].MTU, b.c.Outputs[1].MTU = 576, 576, 576
+		b.c.Outputs[1].MTU, b.c.Outputs[2].MTU = 576, 576
 	}
 	tagged := func(p packet) packet {
 		return to(p, peered).with(func(p *packet) { p.to = ports[2].mac })
@@ -73,7 +73,7 @@ func forwardRows(t *testing.T) []row {
 			opened(), forwards("consumer", moved(asked("A")), "provider", seen("A")),
 			forwards("provider", replied("A"), "consumer", got("A").with(func(p *packet) { p.to = mac2 }))), nil},
 		{"a backend that moves gets its packets there", "path", steps(
-			opened(), changes(func(b *bench) { b.c.Backends[backendWeb].DstMAC = mac2 }),
+			opened(), changes(func(b *bench) { b.c.Backends[backendWeb].MAC = mac2 }),
 			forwards("consumer", asked("A"), "provider", seen("A").with(func(p *packet) { p.to = mac2 }))), nil},
 		{"NAT IPs in order: the next when the first is half full, the first when all are", "ports open", steps(
 			changes(func(b *bench) {

@@ -153,7 +153,7 @@ func config(indexes []uint32) model.Config {
 func newBackend(port uint16) *model.Backend {
 	return &model.Backend{
 		Addr: backend, Port: port, VNet: providerNet, Gen: 1, State: model.BackendUp,
-		DstMAC: backendMAC, SrcMAC: ports[1].mac, Out: 2, MTU: 1500, IdleTCP: 300, IdleUDP: 300,
+		MAC: backendMAC, Out: 2, IdleTCP: 300, IdleUDP: 300,
 	}
 }
 
