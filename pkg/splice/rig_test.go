@@ -84,14 +84,14 @@ func startRig(t *testing.T, configure func(*Config, *fakeGateway)) *rig {
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	log.SetLevel(logrus.DebugLevel)
-	server, err := New(nil, r.gateway, config, log)
+	server, err := New(nil, config, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.server = server
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
+	go func() { done <- server.Run(ctx, r.gateway) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -54,7 +54,7 @@ type Server struct {
 	config    Config
 	capacity  Capacity
 	namespace Namespace
-	gateway   Gateway
+	gateway   Gateway // set by Run, before the loops run
 	log       logrus.FieldLogger
 	start     time.Time
 	occupancy occupancy
@@ -62,8 +62,10 @@ type Server struct {
 	loops     []*loop
 }
 
-// New listens. Connections are accepted once Run runs; until then they wait.
-func New(namespace Namespace, gateway Gateway, config Config, log logrus.FieldLogger) (*Server, error) {
+// New listens. Connections are accepted once Run runs; until then they wait, so a daemon that
+// starts again listens before it does anything that takes long: programs still in the kernel bring
+// it connections.
+func New(namespace Namespace, config Config, log logrus.FieldLogger) (*Server, error) {
 	if !config.Listen.IsValid() {
 		config.Listen = inner.Listen()
 	}
@@ -83,7 +85,7 @@ func New(namespace Namespace, gateway Gateway, config Config, log logrus.FieldLo
 	}
 
 	s := &Server{
-		config: config, capacity: capacity, namespace: namespace, gateway: gateway, log: log, start: time.Now(),
+		config: config, capacity: capacity, namespace: namespace, log: log, start: time.Now(),
 		occupancy: occupancy{max: capacity.Connections, maxPerLink: config.MaxPerLink, links: make(map[string]int)},
 	}
 	s.pipes.Store(int64(capacity.Pipes))
@@ -100,7 +102,8 @@ func New(namespace Namespace, gateway Gateway, config Config, log logrus.FieldLo
 
 // Run serves until the context ends, then resets every connection. It returns an error only if
 // an event loop failed. A Server runs once.
-func (s *Server) Run(ctx context.Context) error {
+func (s *Server) Run(ctx context.Context, gateway Gateway) error {
+	s.gateway = gateway
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer s.closeLoops()

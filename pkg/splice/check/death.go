@@ -76,7 +76,8 @@ func killedDownload(ctx context.Context, s *suite) (string, error) {
 		return "", err
 	}
 	note := fmt.Sprintf("new connections %v after the start of the process", served.Round(10*time.Millisecond))
-	if served > time.Second {
+	// Loading the programs takes most of it; a second on an idle machine.
+	if served > 3*time.Second {
 		return note, errors.New("too late")
 	}
 	return note, nil

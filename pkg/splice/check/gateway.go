@@ -44,14 +44,14 @@ func runGateway(text string) error {
 	if err != nil {
 		return err
 	}
+	server, err := splice.New(network, splice.Config{}, log.WithField("part", "splice"))
+	if err != nil {
+		return err
+	}
 	plane, err := dataplane.Open(ctx, dataplane.Options{
 		BPFFS: o.BPFFS, Pairs: o.Pairs, Log: log.WithField("part", "dataplane"),
 		Inner: dataplane.Inner{Network: innerNetwork, Interface: network.Interface(), Listen: inner.Listen(), Sources: inner.Sources()},
 	})
-	if err != nil {
-		return err
-	}
-	server, err := splice.New(network, plane, splice.Config{}, log.WithField("part", "splice"))
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func runGateway(text string) error {
 	g.prober = probe.New(dialer.Dial, func(probe.Result) {}, log.WithField("part", "probe"))
 	go g.prober.Run(ctx)
 	go func() {
-		if err := server.Run(ctx); err != nil {
+		if err := server.Run(ctx, plane); err != nil {
 			log.WithError(err).Error("splice ended")
 		}
 	}()

@@ -194,9 +194,12 @@ func (s *suite) bpftoolLink(ctx context.Context, slot uint32) (uint32, error) {
 
 // bpftool looks up an element of a pinned array.
 func (s *suite) bpftool(ctx context.Context, name string, slot uint32, value any) error {
-	found, err := filepath.Glob(filepath.Join(s.setup.BPFFS, name))
-	if err != nil || len(found) != 1 {
-		return fmt.Errorf("pinned map %s: %v, %w", name, found, err)
+	found, err := filepath.Glob(filepath.Join(s.setup.BPFFS, "maps", name))
+	if err != nil {
+		return err
+	}
+	if len(found) != 1 {
+		return fmt.Errorf("pinned maps %s in %s: %v", name, s.setup.BPFFS, found)
 	}
 	args := []string{"-j", "map", "lookup", "pinned", found[0], "key"}
 	for shift := range 4 {

@@ -29,11 +29,11 @@ func serve(name string) error {
 	}
 	switch name {
 	case "splice":
-		server, err := splice.New(nil, gateway{backend}, splice.Config{Listen: listen, Loops: 1, Direct: true}, logrus.StandardLogger())
+		server, err := splice.New(nil, splice.Config{Listen: listen, Loops: 1, Direct: true}, logrus.StandardLogger())
 		if err != nil {
 			return err
 		}
-		return server.Run(context.Background())
+		return server.Run(context.Background(), gateway{backend})
 	case "sockmap":
 		relay, err := newSockmap()
 		if err != nil {
