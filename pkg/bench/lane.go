@@ -108,7 +108,7 @@ func (l *Lane) Run(p Plan) (Sample, error) {
 			return s, nil
 		}
 		if s.Received+s.Dropped > s.Sent || time.Now().After(deadline) {
-			return s, &LostError{l.Name, p.Direction, s.Sent, s.Received, s.Dropped}
+			return s, &LostError{l.Name + l.explain(), p.Direction, s.Sent, s.Received, s.Dropped}
 		}
 	}
 }
@@ -147,7 +147,7 @@ func (l *Lane) Open(flows uint32) error {
 			return fmt.Errorf("verify %s %s: %w", l.Name, d, err)
 		}
 		if right != s.Sent {
-			return fmt.Errorf("verify %s %s: %d packets sent, %d arrived, %d dropped", l.Name, d, s.Sent, right, s.Dropped)
+			return fmt.Errorf("verify %s %s: %d packets sent, %d arrived, %d dropped%s", l.Name, d, s.Sent, right, s.Dropped, l.explain())
 		}
 		if err := l.sinks[d].Count(); err != nil {
 			return err
@@ -160,6 +160,14 @@ func (l *Lane) Open(flows uint32) error {
 	}
 	logrus.WithFields(logrus.Fields{"forwarder": l.Name, "flows": flows}).Debug("flows opened and verified")
 	return nil
+}
+
+// explain adds to an error what the forwarder knows of its drops.
+func (l *Lane) explain() string {
+	if f, ok := l.Forwarder.(interface{ Explain() string }); ok {
+		return " (" + f.Explain() + ")"
+	}
+	return ""
 }
 
 // distinct checks that the server can tell all flows apart.

@@ -28,7 +28,7 @@ type Privlink struct {
 	bpffs string
 	plane *dataplane.Dataplane
 	maps  map[string]*ebpf.Map
-	drops []uint32 // numbers of the reasons that are drops of a client's or a server's packets
+	drops []dropReason // of a client's or a server's packets
 	state dataplane.State
 	opts  dataplane.Options
 }
@@ -110,7 +110,7 @@ func (p *Privlink) openMaps() error {
 		answers := strings.HasSuffix(r.Label, "_reply") || strings.HasSuffix(r.Label, "_sent")
 		others := strings.HasPrefix(r.Label, "other_") || r.Label == "multicast" || r.Label == "none"
 		if !answers && !others {
-			p.drops = append(p.drops, uint32(i))
+			p.drops = append(p.drops, dropReason{uint32(i), r.Label})
 		}
 	}
 	return nil
@@ -211,19 +211,46 @@ func (p *Privlink) Forget() error {
 	return nil
 }
 
+// dropReason is a number of enum reason and its name.
+type dropReason struct {
+	number uint32
+	label  string
+}
+
 // Drops implements Forwarder.
 func (p *Privlink) Drops() (uint64, error) {
+	counts, err := p.dropsByReason()
 	var sum uint64
+	for _, n := range counts {
+		sum += n
+	}
+	return sum, err
+}
+
+// dropsByReason are the packets dropped so far, by the reason's name.
+func (p *Privlink) dropsByReason() (map[string]uint64, error) {
+	counts := make(map[string]uint64)
 	for _, reason := range p.drops {
-		var counts []struct{ Packets, Bytes uint64 } // by CPU
-		if err := p.maps["reasons_v1"].Lookup(reason, &counts); err != nil {
-			return 0, fmt.Errorf("read drops: %w", err)
+		var perCPU []struct{ Packets, Bytes uint64 }
+		if err := p.maps["reasons_v1"].Lookup(reason.number, &perCPU); err != nil {
+			return nil, fmt.Errorf("read drops: %w", err)
 		}
-		for _, c := range counts {
-			sum += c.Packets
+		for _, c := range perCPU {
+			if c.Packets > 0 {
+				counts[reason.label] += c.Packets
+			}
 		}
 	}
-	return sum, nil
+	return counts, nil
+}
+
+// Explain says what was dropped and why.
+func (p *Privlink) Explain() string {
+	counts, err := p.dropsByReason()
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("drops by reason: %v", counts)
 }
 
 // Close implements Forwarder.

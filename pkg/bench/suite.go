@@ -26,20 +26,21 @@ type Options struct {
 
 // scale of a run.
 type scale struct {
-	rounds   int
-	flows    []uint32
-	packets  uint64 // per round
-	newFlows uint32
-	segments int           // of a fill
-	burst    time.Duration // of a TCP round
-	pairs    uint32        // flows that the tables have room for
+	rounds    int
+	flows     []uint32
+	packets   uint64 // per round
+	newFlows  uint32
+	approvals int
+	segments  int           // of a fill
+	burst     time.Duration // of a TCP round
+	pairs     uint32        // flows that the tables have room for
 }
 
 func (o Options) scale() scale {
 	if o.Quick {
-		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, segments: 10, burst: 100 * time.Millisecond, pairs: 1 << 20}
+		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, segments: 10, approvals: 50, burst: 100 * time.Millisecond, pairs: 1 << 20}
 	}
-	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, segments: 100, burst: 500 * time.Millisecond, pairs: 1 << 20}
+	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, segments: 100, approvals: 300, burst: 500 * time.Millisecond, pairs: 1 << 20}
 }
 
 func (o Options) wants(part string) bool {
@@ -100,6 +101,11 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 		if err := inLab(ctx, func(l *lab.Lab) error {
 			return ProxyPath(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewHaproxy(o.CPU), NewNginx(o.CPU)})
 		}); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("control") {
+		if err := inLab(ctx, func(l *lab.Lab) error { return Approve(ctx, l, p, r, s.approvals) }); err != nil {
 			return nil, err
 		}
 	}
@@ -200,4 +206,4 @@ func machine(o Options) []string {
 }
 
 // Parts of a run, for Options.Only.
-var Parts = []string{"packets", "fill", "sweep", "scale", "tcp", "proxy"}
+var Parts = []string{"packets", "fill", "sweep", "scale", "tcp", "proxy", "control"}
