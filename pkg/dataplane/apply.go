@@ -342,7 +342,7 @@ func (d *Dataplane) release(p *plan) error {
 		old.State = uint8(bpfBackendStateBACKEND_NONE)
 		d.k.backends.storeWord(slot, old, wordBackend)
 		old.Ident = 0
-		d.k.backends.storeWord(slot, old, 0)
+		d.k.backends.storeWord(slot, old, identBackend)
 		d.ending = true
 		return nil
 	})
@@ -350,7 +350,7 @@ func (d *Dataplane) release(p *plan) error {
 		// Packets that read the old rule may still use it: only its name goes.
 		old := d.k.natsets.load(slot)
 		old.Ident = 0
-		d.k.natsets.storeWord(slot, old, 0)
+		d.k.natsets.storeWord(slot, old, identNatset)
 		return nil
 	})
 	clear(d.outs, p.keepOuts, func(slot uint32) error {

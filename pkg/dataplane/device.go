@@ -21,7 +21,6 @@ type device struct {
 	physical bool   // has a parent device on a bus
 	up       bool
 	addrs    []netip.Prefix // the host's, without IPv6 link-local
-	rxVLAN   bool           // strips VLAN tags from frames before XDP sees them
 	takesXDP bool           // known to send frames that XDP redirects to it
 	xdpProg  int            // id of an attached XDP program, 0 if none
 }

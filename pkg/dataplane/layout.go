@@ -1,5 +1,7 @@
 package dataplane
 
+import "unsafe"
+
 // Names of the maps, each with the version of its layout. A changed layout is a new name.
 const (
 	mapFlows     = "flows_v1"
@@ -40,12 +42,15 @@ const (
 const flowWindow = 30
 
 // Words of the elements that decide, written last (see array.store). The layout test
-// checks that the fields are there.
+// checks that all fields that must change at once are in them.
 const (
-	wordIface   = 0 // ifindex, vlan, vnet
-	wordOut     = 0 // ifindex, mtu, vlan
-	wordLink    = 1 // link_id, gen, state
-	wordRule    = 0 // ident; a rule is found through ruleidx only
-	wordNatset  = 1 // vnet, count
-	wordBackend = 2 // gen, state, flags, half of dmac
+	wordIface   = int(unsafe.Offsetof(bpfIface{}.Ifindex) / 8)
+	wordOut     = int(unsafe.Offsetof(bpfOut{}.Ifindex) / 8)
+	wordLink    = int(unsafe.Offsetof(bpfLink{}.Gen) / 8)
+	wordRule    = int(unsafe.Offsetof(bpfRule{}.Ident) / 8) // a rule is found through ruleidx only
+	wordNatset  = int(unsafe.Offsetof(bpfNatset{}.Count) / 8)
+	wordBackend = int(unsafe.Offsetof(bpfBackend{}.Gen) / 8)
+
+	identNatset  = int(unsafe.Offsetof(bpfNatset{}.Ident) / 8)
+	identBackend = int(unsafe.Offsetof(bpfBackend{}.Ident) / 8)
 )
