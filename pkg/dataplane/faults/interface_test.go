@@ -71,7 +71,7 @@ func TestInterface_DeletedAndMadeAgain_OthersLoseNothing(t *testing.T) {
 				before := ifindex(r.gw, port)
 				wire := o.wire
 				wire.B.Addr = address + "/16"
-				from := time.Now()
+				from := r.mark()
 				r.gw.Delete(port)
 				r.waitGone(port)
 				r.Veth(r.gw, port, vm, "eth0", wire) // other MACs at both ends, too
@@ -135,7 +135,7 @@ func TestInterface_NumberReused_NothingReachesTheNewOne(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r.clients[0].Stop()
+			first := r.clients[0]
 			r.clients = r.clients[1:]
 			r.more(20)
 			for _, p := range seen.Stop() {
@@ -148,7 +148,8 @@ func TestInterface_NumberReused_NothingReachesTheNewOne(t *testing.T) {
 			wire.B.Addr = clientIP + "/16"
 			r.Veth(r.gw, "c1", r.consumers[0], "eth0", wire)
 			r.waitBack("c1", ifindex(r.gw, "c1"))
-			r.untilUp(time.Now())
+			r.untilUp(r.mark())
+			first.Stop()
 			r.wantNothingLost()
 		})
 	}
@@ -169,7 +170,7 @@ func TestInterface_NumberReusedByAnAttachedOne_ItsFilterStays(t *testing.T) {
 			r.Veth(r.gw, "spare", gone, "eth0", o.wire)
 			r.open()
 			r.load(load.Options{Bulk: -1})
-			from := time.Now()
+			from := r.mark()
 			number := ifindex(r.gw, "spare")
 			link := r.gw.Link("spare")
 			again := r.gw.Link("c1")
@@ -213,7 +214,7 @@ func TestInterface_DownAndUp_LossEndsWithIt(t *testing.T) {
 			r.load(load.Options{Bulk: -1})
 			var windows []load.Window
 			for _, port := range []string{"web", "c1", "web"} {
-				from := time.Now()
+				from := r.mark()
 				r.gw.Down(port)
 				r.gw.Up(port)
 				r.gw.WaitUp(port)

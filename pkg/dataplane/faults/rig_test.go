@@ -143,6 +143,17 @@ func (r *rig) more(connections int) {
 	}
 }
 
+// mark is when a fault begins that comes now: packets sent later may be under way.
+func (r *rig) mark() time.Time {
+	at := time.Now()
+	for _, c := range r.clients {
+		if known := c.Known(); known.Before(at) {
+			at = known
+		}
+	}
+	return at
+}
+
 // end stops the traffic and says what became of all of it.
 func (r *rig) end() load.Report {
 	var all load.Report

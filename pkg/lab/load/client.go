@@ -113,6 +113,15 @@ func (c *Client) Report() Report {
 	return r
 }
 
+// Known is a time so that every datagram sent until then has come back or is lost for good: what is under
+// way now was sent later. A window of a fault begins here.
+func (c *Client) Known() time.Time {
+	if c.stream == nil {
+		return time.Now()
+	}
+	return c.stream.known()
+}
+
 func (c *Client) ended(kind string, from time.Time, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -17,6 +17,7 @@ type stream struct {
 	sent   []int64  // by number: when, Unix time in ns
 	back   []uint64 // a bit for each number
 	missed int      // sent and not back
+	newest uint64   // highest number that is back
 }
 
 func newStream(conn net.Conn) *stream { return &stream{conn: conn} }
@@ -64,9 +65,20 @@ func (s *stream) receive() {
 		if bit := uint64(1) << (number % 64); number < uint64(len(s.sent)) && s.back[number/64]&bit == 0 {
 			s.back[number/64] |= bit
 			s.missed--
+			s.newest = max(s.newest, number)
 		}
 		s.mu.Unlock()
 	}
+}
+
+// known is when the newest datagram was sent that is back.
+func (s *stream) known() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sent) == 0 {
+		return time.Now()
+	}
+	return time.Unix(0, s.sent[s.newest])
 }
 
 // end waits for the last echoes and says how many datagrams were sent and when the lost ones were. send has returned.
