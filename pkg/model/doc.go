@@ -43,7 +43,7 @@
 //     of both (16 bits), and by comparison about once a minute.
 //  14. ARP requests for an address that wants it are answered; announcements (sender = target) never.
 //  15. ICMP errors are found by the quoted tuple turned round, from 8 bytes of L4 on; they must go to
-//     who sent what they quote. They refresh and end nothing (RFC 5508 REQ-7). Nothing answers them.
+//     who sent what they quote. They refresh and end nothing (RFC 5508 REQ-6). Nothing answers them.
 //     Echo to an endpoint or frontend is answered, TTL 64, while its link is approved.
 //  16. NAT IPs fill in order: the first less than half used, else the first with a free port. In it the
 //     first word with a free bit, from a cursor on; the cursor of a new domain is random.

@@ -42,7 +42,7 @@ func (m *Machine) icmp(p *packet) verdict {
 
 // icmpError translates an error about a packet of a flow (RFC 5508 section 4): the quoted packet as
 // its sender sent it, the outside from the address its receiver talks to. It neither refreshes nor
-// ends the flow (RFC 5508 REQ-7).
+// ends the flow (RFC 5508 REQ-6).
 func (m *Machine) icmpError(p *packet) verdict {
 	q := p.l4[8:]
 	if len(q) < ipv4Header {

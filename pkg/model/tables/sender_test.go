@@ -148,6 +148,14 @@ func senderRows(t *testing.T) []row {
 			}},
 			forwards("provider", packet{from: backendMAC, to: ports[1].mac, src: addr(10, 0, 2, 9), dst: frontend, ttl: 64, tcp: segment(6000, 80, "S", 1, 0)},
 				"provider", packet{from: ports[1].mac, to: backendMAC, src: frontend, dst: backend, ttl: 63, tcp: segment(firstNATPort, 8080, "S", 1, 0)})), nil},
+		{"hairpin: the client is the backend", "address", steps(
+			step{change: func(b *bench) {
+				b.c.NATSets[1] = &model.NATSet{VNet: providerNet, Addrs: []model.IP{frontend}}
+			}},
+			forwards("provider", packet{from: backendMAC, to: ports[1].mac, src: backend, dst: frontend, ttl: 64, tcp: segment(6000, 80, "S", 1, 0)},
+				"provider", packet{from: ports[1].mac, to: backendMAC, src: frontend, dst: backend, ttl: 63, tcp: segment(firstNATPort, 8080, "S", 1, 0)}),
+			forwards("provider", packet{from: backendMAC, to: ports[1].mac, src: backend, dst: frontend, ttl: 64, tcp: segment(8080, firstNATPort, "SA", 9, 2)},
+				"provider", packet{from: ports[1].mac, to: backendMAC, src: frontend, dst: backend, ttl: 63, tcp: segment(80, 6000, "SA", 9, 2)})), nil},
 	}
 	return rows
 }
