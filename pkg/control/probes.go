@@ -88,6 +88,7 @@ func (c *compiler) judge(set ruleSet, rule string, lb *api.LoadBalancer, list []
 	anyKnown, anyUp := false, false
 	for i := range list {
 		key := c.probe(set, rule, id, &probe.Properties, list[i].Addr)
+		list[i].Probe = key
 		if c.health == nil {
 			continue
 		}

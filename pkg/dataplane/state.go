@@ -134,6 +134,8 @@ type Target struct {
 	Healthy bool
 	// NoNew is adminState Down: healthy or not, no new flows; TCP stays.
 	NoNew bool
+	// Probe is the key of what judges it, empty for nothing; for those who show it, not for the dataplane.
+	Probe string
 }
 
 // LinkState is the state of a connection.
