@@ -89,6 +89,7 @@ type Dataplane struct {
 	result   Result
 	devices  map[string]device
 	bindings map[string]*binding
+	others   map[string]otherPrograms // by interface, since the last look
 	returned []string // interfaces attached since the last apply
 	resolver *neigh.Resolver
 	prober   *neigh.Prober
@@ -126,7 +127,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	}
 	d := &Dataplane{
 		opts: opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
-		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool),
+		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms),
 	}
 	defer func() {
 		if err != nil {

@@ -108,7 +108,7 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 				continue
 			}
 			s.Hook = b.hook
-			s.Others = d.att.others(dev)
+			s.Others = d.othersOn(dev)
 			s.TakesXDP = dev.takesXDP && u.a.VLAN == 0
 			if err := d.planOut(p, u.network.Key, u.a, dev); err != nil {
 				return err
@@ -158,6 +158,22 @@ func (d *Dataplane) bind(dev device, attachments []Attachment) (_ *binding, mode
 		}
 	}
 	return b, ModeXDP, why, warnings, nil
+}
+
+// otherPrograms is what stood on an interface when it was last looked at.
+type otherPrograms struct {
+	ifindex, xdpProg int
+	found            []string
+}
+
+// othersOn is attacher.others, asked once for every look at the interfaces: it takes many calls, and an
+// approval must not wait for them.
+func (d *Dataplane) othersOn(dev device) []string {
+	if seen, ok := d.others[dev.name]; ok && seen.ifindex == dev.ifindex && seen.xdpProg == dev.xdpProg {
+		return seen.found
+	}
+	d.others[dev.name] = otherPrograms{dev.ifindex, dev.xdpProg, d.att.others(dev)}
+	return d.others[dev.name].found
 }
 
 // wantXDP decides the mode, by the rules of DESIGN: never where a VLAN tag may travel in metadata, as XDP would take the

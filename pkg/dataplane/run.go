@@ -96,6 +96,7 @@ func (d *Dataplane) attendOnce(look bool) time.Time {
 		return time.Time{}
 	}
 	if look {
+		clear(d.others)
 		if err := d.readDevices(); err != nil {
 			d.log.WithError(err).Warn("looking at the interfaces")
 		} else {

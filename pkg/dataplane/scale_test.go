@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/privlink/privlink/pkg/lab"
 	"golang.org/x/sys/unix"
 )
 
@@ -70,6 +71,44 @@ func TestApply_ThousandEndpoints_InTime(t *testing.T) {
 	adopted := used(t) - start
 	t.Logf("loaded in %v, all settled after %v; an approval or rejection %v; adopted and applied in %v", loaded, settled, apply, adopted)
 	if settled > 2*time.Second || apply > 50*time.Millisecond || adopted > time.Second {
+		t.Error("too slow")
+	}
+}
+
+func TestApply_HundredInterfaces_InTime(t *testing.T) {
+	g := newGateway(t)
+	far := g.Namespace("far")
+	s := small()
+	s.Networks, s.Links = nil, nil
+	s.RuleSets[0].Network = "n0"
+	for i := range 100 {
+		near := fmt.Sprintf("v%d", i)
+		g.Veth(g.ns, near, far, fmt.Sprintf("f%d", i), lab.VethOptions{})
+		network := fmt.Sprintf("n%d", i)
+		s.Networks = append(s.Networks, Network{Key: network, Attachments: []Attachment{{Interface: near, Mode: ModeTC}}})
+		s.Links = append(s.Links, Link{Key: fmt.Sprintf("l%d", i), ID: uint32(i + 1), Network: network,
+			Addr: netip.MustParseAddr("10.0.1.10"), RuleSet: "service", State: LinkApproved})
+	}
+	g.open()
+	if _, err := g.d.Apply(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	g.Wait("all addresses to be probed", 20*time.Second, func() error {
+		if r := g.d.Result(); !r.Settled() {
+			return fmt.Errorf("%d pending", len(r.Pending))
+		}
+		return nil
+	})
+	const rounds = 10
+	start := used(t)
+	for range rounds {
+		if _, err := g.d.Apply(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply := (used(t) - start) / rounds
+	t.Logf("an approval or rejection with 100 interfaces: %v", apply)
+	if apply > 50*time.Millisecond {
 		t.Error("too slow")
 	}
 }
