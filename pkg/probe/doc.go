@@ -14,6 +14,6 @@
 // Files: check.go what is asked, ask.go asking, hint.go what an error suggests, history.go
 // threshold and damping, prober.go the scheduler.
 //
-// It imports pkg/splice/inner and pkg/splice/header, logrus and the standard library.
+// It imports pkg/splice/inner and pkg/splice/header, logrus, client_golang and the standard library.
 // Tests need no root: go test ./pkg/probe
 package probe

@@ -18,6 +18,6 @@
 // the event loop, conn.go a connection's states, dial.go the way to a backend, pump.go moving
 // data, idle.go timeouts. How servers read the header: SERVERS.md.
 //
-// The package imports pkg/splice/inner, pkg/splice/header, logrus and x/sys. The dataplane
+// The package imports pkg/splice/inner, pkg/splice/header, logrus, client_golang and x/sys. The dataplane
 // implements Gateway; splice does not import it. Tests need root: go test ./pkg/splice
 package splice
