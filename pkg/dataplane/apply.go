@@ -225,19 +225,21 @@ func (k *kernel) newTable(places []uint32) (*ebpf.Map, error) {
 	return m, nil
 }
 
+// putTables swaps tables, in one call where the kernel can.
 func (k *kernel) putTables(slots, fds []uint32) error {
-	switch len(slots) {
-	case 0:
-		return nil
-	case 1:
-		if err := k.maps[mapMaglev].Put(slots[0], fds[0]); err != nil {
-			return fmt.Errorf("swap the Maglev table of rule slot %d: %w", slots[0], err)
+	if len(slots) > 1 {
+		_, err := k.maps[mapMaglev].BatchUpdate(slots, fds, nil)
+		if err == nil {
+			return nil
 		}
-		return nil
+		if !errors.Is(err, ebpf.ErrNotSupported) {
+			return fmt.Errorf("swap %d Maglev tables: %w", len(slots), err)
+		}
 	}
-	_, err := k.maps[mapMaglev].BatchUpdate(slots, fds, nil)
-	if err != nil {
-		return fmt.Errorf("swap %d Maglev tables: %w", len(slots), err)
+	for i, slot := range slots {
+		if err := k.maps[mapMaglev].Put(slot, fds[i]); err != nil {
+			return fmt.Errorf("swap the Maglev table of rule slot %d: %w", slot, err)
+		}
 	}
 	return nil
 }

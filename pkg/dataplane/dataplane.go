@@ -90,7 +90,7 @@ type Dataplane struct {
 	devices  map[string]device
 	bindings map[string]*binding
 	others   map[string]otherPrograms // by interface, since the last look
-	returned []string // interfaces attached since the last apply
+	returned []string                 // interfaces attached since the last apply
 	resolver *neigh.Resolver
 	prober   *neigh.Prober
 	dirty    bool // the network answered something that changes the plan
