@@ -9,6 +9,7 @@
 
 #include "address.h"
 #include "answer.h"
+#include "fragment.h"
 #include "parse.h"
 #include "track.h"
 
@@ -86,15 +87,19 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 {
 	__u32 at = (p->l4 & 0x7f) + sizeof(struct icmphdr), header;
 	struct quoted q = {};
-	struct path path = {};
+	struct scratch *scratch = scratch_own();
 	struct half h = {};
 	struct backend *b;
 	struct flow *f;
 	struct link *link;
+	struct path *path;
 	__be32 addresses[2];
 	__u16 delta;
 	int r;
 
+	if (!scratch)
+		return DROP(HELPER);
+	path = &scratch->opening.path;
 	if (bpf_skb_load_bytes(ctx, at, &q.ip, sizeof(q.ip)))
 		return DROP(ICMP_SHORT);
 	header = q.ip.ihl * 4;
@@ -119,14 +124,14 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 		return DROP(ICMP_NO_FLOW);
 	p->link = h.rw.tag.of.link;
 	if (half_reverse(&h)) {
-		path_take(&path, &h.rw.via.reverse);
+		path_take(path, &h.rw.via.reverse);
 	} else {
 		b = backend_at(h.rw.via.forward.backend);
 		if (!b || b->gen != h.rw.via.forward.backend_gen)
 			return DROP(ICMP_NO_FLOW);
-		path_take(&path, &b->hop);
+		path_take(path, &b->hop);
 	}
-	if (!path.ifindex)
+	if (!path->ifindex)
 		return DROP(NO_OUTPUT);
 	if (p->ttl <= 1)
 		return DROP(TTL); /* no error about an error (RFC 1122 3.2.2) */
@@ -141,9 +146,9 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 
 		if ((void *)(ip + 1) > end)
 			return DROP(SHORT);
-		eth[0] = path.macs[0];
-		eth[1] = path.macs[1];
-		eth[2] = path.macs[2];
+		eth[0] = path->macs[0];
+		eth[1] = path->macs[1];
+		eth[2] = path->macs[2];
 		addresses[0] = ip->saddr;
 		addresses[1] = ip->daddr;
 		delta = delta_add(delta32(addresses[0], h.rw.saddr),
@@ -154,7 +159,7 @@ static __always_inline int icmp_error(hook *ctx, struct packet *p)
 		ip->daddr = h.rw.daddr;
 	}
 	count_flow(p, &h.rw);
-	return leave(ctx, p, &path);
+	return leave(ctx, p, path);
 }
 
 /* ICMP to an address of privlink. */

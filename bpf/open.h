@@ -36,22 +36,22 @@ struct opening {
 	__u32 cursor;              /* scratch: of the domain, before the first try */
 	__s32 bit;                 /* scratch: the port, in the domain */
 	union tag tag;             /* scratch: of the forward half */
+	__u32 reason;              /* scratch: why there is no port */
 };
 
 /* The NAT IP whose port the next flow takes, into o->domain: they fill in order, the next one opens
- * when the open ones are half full, and then the first that has a port left. An enum reason.
+ * when the open ones are half full, and then the first that has a port left. NULL and o->reason if
+ * none has.
  */
-SLOW int nat_choose(struct opening *o)
+static __always_inline struct domain *nat_choose(struct opening *o)
 {
+	struct natset *set = natset_at(o->nat);
 	__u32 resting = 0, missing = 0;
-	struct natset *set;
 	__be32 first = 0;
 
-	if (!o)
-		return REASON_HELPER;
-	set = natset_at(o->nat);
+	o->reason = REASON_PORTS;
 	if (!set)
-		return REASON_PORTS;
+		return NULL;
 	for (int i = 0; i < MAX_NAT_IPS; i++) {
 		struct domain *d;
 		__u32 used;
@@ -68,18 +68,24 @@ SLOW int nat_choose(struct opening *o)
 		}
 		used = d->used;
 		if (used < PORT_COUNT / 2 && !MUTANT(9))
-			return REASON_NONE;
+			return d;
 		if (used < PORT_COUNT && !first)
 			first = o->domain.nat;
 		resting += d->resting;
 	}
-	if (!first)
-		return missing ? REASON_DOMAINS : resting ? REASON_PORTS_RESTING : REASON_PORTS;
+	if (!first) {
+		o->reason = missing   ? REASON_DOMAINS
+		            : resting ? REASON_PORTS_RESTING
+		                      : REASON_PORTS;
+		return NULL;
+	}
 	o->domain.nat = first;
-	return REASON_NONE;
+	return domain_find(&o->domain);
 }
 
-/* A port of o->domain, and the reverse half that proves it. An enum flow_inserted. */
+/* A port, and the reverse half that proves it. An enum flow_inserted; FLOW_FULL with o->reason when
+ * there is no port at all.
+ */
 SLOW int reverse_insert(struct opening *o)
 {
 	struct flow_insert *in;
@@ -91,9 +97,10 @@ SLOW int reverse_insert(struct opening *o)
 	if (!o)
 		return FLOW_FULL;
 	in = &o->insert;
-	d = domain_find(&o->domain);
+	d = nat_choose(o);
 	if (!d)
 		return FLOW_FULL;
+	o->reason = REASON_NONE;
 	if (o->bit < 0)
 		o->cursor = d->cursor;
 	bit = port_take(d);
@@ -217,11 +224,8 @@ SLOW int flow_open(struct opening *o)
 	o->domain.proto = o->key.proto;
 	o->bit = -1;
 	for (int i = 0; i < PORT_TRIES; i++) {
-		reason = nat_choose(o);
-		if (reason)
-			break;
 		r = reverse_insert(o);
-		if (r == FLOW_NEW)
+		if (r == FLOW_NEW || o->reason)
 			break;
 	}
 	if (r != FLOW_NEW) {
@@ -230,8 +234,8 @@ SLOW int flow_open(struct opening *o)
 			o->bit = -1; /* given back already */
 			port_return(o);
 		}
-		if (reason)
-			return reason;
+		if (o->reason)
+			return o->reason;
 		return r == FLOW_FULL     ? REASON_WINDOW_FULL
 		       : r == FLOW_LOCKED ? REASON_TABLE_BUSY
 		                          : REASON_PORTS;

@@ -534,6 +534,8 @@ type bpfScratch struct {
 			_  structs.HostLayout
 			Of bpfFlowTag
 		}
+		Reason uint32
+		_      [4]byte
 	}
 	Fragment struct {
 		_      structs.HostLayout
