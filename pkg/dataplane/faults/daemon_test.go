@@ -67,7 +67,12 @@ func beDaemon(file string) error {
 	if err := settle(d, config.State); err != nil {
 		return errors.Join(err, d.Close())
 	}
-	fmt.Println("ready", opened.Milliseconds(), time.Since(begin).Milliseconds())
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		return errors.Join(err, d.Close())
+	}
+	busy := time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	fmt.Println("ready", opened.Milliseconds(), time.Since(begin).Milliseconds(), busy.Milliseconds())
 	for number := 1; ; number++ {
 		select {
 		case <-ctx.Done():
@@ -108,8 +113,8 @@ type daemon struct {
 	file    string
 	process *lab.Process
 	applies int
-	// What the last start took: until the programs were in place, and until the State was applied.
-	opened, ready time.Duration
+	// What the last start took: until the programs were in place, until the State was applied, and processor time.
+	opened, ready, busy time.Duration
 }
 
 // newDaemon describes one for the rig's State; start starts it.
@@ -144,7 +149,7 @@ func (d *daemon) start() {
 	p := d.launch()
 	d.r.Wait("the daemon to be ready", 20*time.Second, func() error {
 		out := p.Output()
-		var opened, ready int
+		var opened, ready, busy int64
 		_, after, ok := strings.Cut("\n"+out, "\nready ")
 		if !ok {
 			select {
@@ -154,10 +159,10 @@ func (d *daemon) start() {
 			}
 			return errors.New(out)
 		}
-		if _, err := fmt.Sscan(after, &opened, &ready); err != nil {
+		if _, err := fmt.Sscan(after, &opened, &ready, &busy); err != nil {
 			return err
 		}
-		d.opened, d.ready = time.Duration(opened)*time.Millisecond, time.Duration(ready)*time.Millisecond
+		d.opened, d.ready, d.busy = time.Duration(opened)*time.Millisecond, time.Duration(ready)*time.Millisecond, time.Duration(busy)*time.Millisecond
 		return nil
 	})
 }
