@@ -154,3 +154,57 @@ type BatchOutcome struct {
 	After   Resource `json:"after"`
 	Changed bool     `json:"changed"`
 }
+
+// TokenRequest is the body that asks for a token.
+type TokenRequest struct {
+	Principal     string `json:"principal"`
+	LifeInSeconds int64  `json:"lifeInSeconds,omitempty"` // 0: for ever
+}
+
+// Journal is a part of the journal. Next is the number to go on from.
+type Journal struct {
+	Value    []JournalEntry `json:"value"`
+	Next     uint64         `json:"next"`
+	NextLink string         `json:"nextLink,omitempty"`
+}
+
+// PortMappingRequest asks for the frontend ports of one member of a pool.
+type PortMappingRequest struct {
+	IPConfiguration *SubResource `json:"ipConfiguration,omitempty"`
+	IPAddress       string       `json:"ipAddress,omitempty"`
+}
+
+// PortMappings are ARM's answer to it.
+type PortMappings struct {
+	Value []PortMapping `json:"inboundNatRulePortMappings"`
+}
+
+// PortMapping is one port of an inbound NAT rule.
+type PortMapping struct {
+	InboundNATRuleName string            `json:"inboundNatRuleName"`
+	Protocol           TransportProtocol `json:"protocol"`
+	FrontendPort       int32             `json:"frontendPort"`
+	BackendPort        int32             `json:"backendPort"`
+}
+
+// AddressAvailability is ARM's answer to the question whether an address is free.
+type AddressAvailability struct {
+	Available            bool     `json:"available"`
+	AvailableIPAddresses []string `json:"availableIPAddresses"`
+	IsPlatformReserved   bool     `json:"isPlatformReserved"`
+}
+
+// NetworkUsage is how many addresses of a subnet are in use.
+type NetworkUsage struct {
+	ID           string           `json:"id"` // the subnet
+	CurrentValue float64          `json:"currentValue"`
+	Limit        float64          `json:"limit"`
+	Name         NetworkUsageName `json:"name"`
+	Unit         string           `json:"unit"` // Count
+}
+
+// NetworkUsageName is ARM's name of what is counted.
+type NetworkUsageName struct {
+	Value          string `json:"value"`
+	LocalizedValue string `json:"localizedValue"`
+}

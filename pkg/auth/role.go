@@ -116,6 +116,11 @@ func Root() Actor {
 	return Actor{Principal: "root", Tenant: "root", From: "local", Grants: []Grant{{Owner, Everything}}}
 }
 
+// System is the daemon itself, when time or the network ask for a change.
+func System() Actor {
+	return Actor{Principal: "privlink", Tenant: "privlink", From: "daemon", Grants: []Grant{{Owner, Everything}}}
+}
+
 // May tells whether the actor may do this at path: an id, or the scope of a collection.
 func (a Actor) May(action Action, path string) bool {
 	for _, g := range a.Grants {

@@ -152,6 +152,8 @@ func (t *tx) disconnect(x *connection, why string) error {
 		return err
 	}
 	t.set(fresh)
+	// The journal has the connection's entry, which tells each side its part.
+	delete(t.changes, prefixResource+fresh.key)
 	return nil
 }
 

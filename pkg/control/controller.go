@@ -98,10 +98,21 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		o.Log = logrus.StandardLogger()
 	}
 	c := &Controller{options: o, shun: map[place]time.Time{}, served: map[place]bool{}, changed: make(chan struct{}), work: make(chan struct{}, 1)}
+	if err := c.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.bootstrap(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// load reads the store for the first time.
+func (c *Controller) load(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.reload(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	for network, addrs := range c.view.held {
 		for a := range addrs {
@@ -109,7 +120,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 		}
 	}
 	c.wake()
-	return c, nil
+	return nil
 }
 
 // Revision is that of the store as the Controller knows it.

@@ -68,14 +68,13 @@ func (t *tx) prepareEndpoint(id api.ID, doc, old *api.PrivateEndpoint, k *kept) 
 func (t *tx) checkEndpointCount(id api.ID, network *record) error {
 	inNetwork, inSubscription := 0, 0
 	for _, rec := range t.view.records {
-		e, ok := rec.resource.(*api.PrivateEndpoint)
-		if !ok {
+		if rec.resource.Kind() != api.PrivateEndpoints {
 			continue
 		}
 		if strings.EqualFold(rec.id.Subscription, id.Subscription) {
 			inSubscription++
 		}
-		if rec, _ := t.view.subnet(e.Properties.Subnet); rec != nil && rec.key == network.key {
+		if len(rec.holds) > 0 && rec.holds[0].network == network.key {
 			inNetwork++
 		}
 	}
@@ -201,7 +200,7 @@ func (t *tx) connect(endpoint, service *record, asked *api.ServiceConnection, au
 	c := &connection{
 		Service: service.id.String(), Name: endpoint.id.Name + "." + endpoint.kept.GUID, Endpoint: endpoint.id.String(), LinkID: id,
 		State:          api.ConnectionState{Status: decision.Status, Description: decision.Description},
-		RequestMessage: asked.Properties.RequestMessage, Subscription: endpoint.id.Subscription, Tenant: t.who.Tenant,
+		RequestMessage: asked.Properties.RequestMessage, Subscription: endpoint.id.Subscription, Tenant: t.view.tenantOf(endpoint.id.Subscription),
 		Location: endpoint.resource.Meta().Location, Requested: t.now,
 	}
 	if api.IsAlias(asked.Properties.PrivateLinkServiceID) {

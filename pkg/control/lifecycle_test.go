@@ -151,7 +151,7 @@ func TestConnection_WhatEachSideSees(t *testing.T) {
 	w.put(theEndpoint, "%s", endpointDoc(service.Properties.Alias, ""))
 	p := w.connection(theService).Properties
 	if p.PrivateLinkServiceConnectionState.Description != "please" || p.RequestMessage != "please" || p.Subscription != "c" ||
-		p.Tenant != "tenant-c" || !strings.HasSuffix(p.PrivateEndpoint.ID, "/privateEndpoints/pe") || p.PrivateEndpointLocation != "west" ||
+		p.Tenant != "c" || !strings.HasSuffix(p.PrivateEndpoint.ID, "/privateEndpoints/pe") || p.PrivateEndpointLocation != "west" ||
 		!p.RequestTime.Equal(w.clock.Now()) || p.LinkIdentifier != "536870913" || p.ProvisioningState != api.Succeeded {
 		t.Errorf("provider sees %s", text(p))
 	}

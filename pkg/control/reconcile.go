@@ -135,7 +135,7 @@ func (c *Controller) broadcast() {
 // tidy does what time and the network ask for: it ends drains, and moves dynamic addresses that somebody
 // else has. It returns when the next drain ends.
 func (c *Controller) tidy(ctx context.Context) (next time.Time, err error) {
-	err = c.update(ctx, auth.Root(), func(t *tx) error {
+	err = c.update(ctx, auth.System(), func(t *tx) error {
 		if next, err = t.endDrains(); err != nil {
 			return err
 		}

@@ -10,11 +10,18 @@ import (
 	"github.com/privlink/privlink/pkg/api"
 )
 
-// Keys of the store. What follows a prefix is an id in lower case.
+// Keys of the store. What is under prefixLive is read into memory; ids are in lower case and begin with '/'.
 const (
-	prefixResource   = "resource"   // + id
-	prefixConnection = "connection" // + id
-	keyLinkIDs       = "linkids"    // 8 bytes, big endian: how many LinkIDs were given
+	prefixLive       = "live/"
+	prefixResource   = prefixLive + "resource"      // + id
+	prefixConnection = prefixLive + "connection"    // + id
+	prefixSubscr     = prefixLive + "subscription/" // + name in lower case
+	prefixPrincipal  = prefixLive + "principal/"    // + name in lower case
+	prefixToken      = prefixLive + "token/"        // + id
+	prefixRole       = prefixLive + "role/"         // + id
+	keyLinkIDs       = prefixLive + "linkids"       // 8 bytes, big endian: how many LinkIDs were given
+	keyJournal       = prefixLive + "journal"       // 8 bytes, big endian: number of the last entry
+	prefixJournal    = "journal/"                   // + number, 16 hexadecimal digits
 )
 
 // record is a resource as it is kept. It is never changed, only replaced.

@@ -32,6 +32,8 @@ type tx struct {
 	puts        map[string][]byte
 	deletes     map[string]bool
 	conditions  map[string]uint64
+	// changes are what the journal will say, by store key.
+	changes map[string]*change
 }
 
 func (t *tx) put(key string, value []byte, revision uint64) {
@@ -69,6 +71,7 @@ func (t *tx) set(r *record) {
 		}
 	})
 	t.records[r.key] = r
+	t.note(prefixResource+r.key, r.id.String(), rawRecord(old), rawRecord(r))
 	t.put(prefixResource+r.key, r.json, revision)
 }
 
@@ -77,6 +80,7 @@ func (t *tx) unset(r *record) {
 	t.view.remove(r)
 	t.undo = append(t.undo, func() { t.view.add(r) })
 	t.records[r.key] = nil
+	t.note(prefixResource+r.key, r.id.String(), rawRecord(r), nil)
 	t.drop(prefixResource+r.key, r.revision)
 }
 
@@ -101,6 +105,7 @@ func (t *tx) setConnection(c *connection) error {
 		}
 	})
 	t.connections[c.key] = c
+	t.noteConnection(old, c)
 	t.put(prefixConnection+c.key, data, revision)
 	return nil
 }
@@ -109,6 +114,7 @@ func (t *tx) unsetConnection(c *connection) {
 	t.view.removeConnection(c)
 	t.undo = append(t.undo, func() { t.view.addConnection(c) })
 	t.connections[c.key] = nil
+	t.noteConnection(c, nil)
 	t.drop(prefixConnection+c.key, c.revision)
 }
 
@@ -136,7 +142,7 @@ func (c *Controller) update(ctx context.Context, who auth.Actor, f func(*tx) err
 	for try := 0; ; try++ {
 		t := &tx{view: c.view, who: who, now: c.options.Now().UTC(), suffix: c.options.AliasSuffix, shun: c.shun,
 			records: map[string]*record{}, connections: map[string]*connection{},
-			puts: map[string][]byte{}, deletes: map[string]bool{}, conditions: map[string]uint64{}}
+			puts: map[string][]byte{}, deletes: map[string]bool{}, conditions: map[string]uint64{}, changes: map[string]*change{}}
 		if err := f(t); err != nil {
 			t.rollback()
 			if errors.Is(err, errDryRun) {
@@ -146,6 +152,10 @@ func (c *Controller) update(ctx context.Context, who auth.Actor, f func(*tx) err
 		}
 		if !t.changed() {
 			return nil
+		}
+		if err := t.journal(); err != nil {
+			t.rollback()
+			return err
 		}
 		err := c.commit(ctx, t)
 		if err == nil {
@@ -193,13 +203,18 @@ func (c *Controller) commit(ctx context.Context, t *tx) error {
 	if _, ok := t.puts[keyLinkIDs]; ok {
 		c.view.linkIDsRevision = revision
 	}
+	c.view.access.committed(t, revision)
+	if _, ok := t.puts[keyJournal]; ok {
+		c.view.journalRevision = revision
+	}
+	c.broadcast()
 	c.wake()
 	return nil
 }
 
 // reload reads the whole store again, because somebody else wrote to it. Called under mu.
 func (c *Controller) reload(ctx context.Context) error {
-	entries, revision, err := c.options.Store.List(ctx, "")
+	entries, revision, err := c.options.Store.List(ctx, prefixLive)
 	if err != nil {
 		return fmt.Errorf("load store: %w", err)
 	}
@@ -220,21 +235,23 @@ func (c *Controller) Backup(ctx context.Context, w io.Writer) error {
 func (c *Controller) Restore(ctx context.Context, r io.Reader) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	given := c.view.linkIDs
+	given, entries := c.view.linkIDs, c.view.journal
 	if _, err := c.options.Store.Restore(ctx, r); err != nil {
 		return err
 	}
 	if err := c.reload(ctx); err != nil {
 		return err
 	}
-	if c.view.linkIDs < given {
-		_, err := c.options.Store.Commit(ctx, store.Txn{Put: []store.Entry{{Key: keyLinkIDs, Value: binary.BigEndian.AppendUint64(nil, given)}}})
-		if err != nil {
-			return err
-		}
-		if err := c.reload(ctx); err != nil {
-			return err
-		}
+	// Numbers given since the backup stay given.
+	fix := store.Txn{Put: []store.Entry{
+		{Key: keyLinkIDs, Value: binary.BigEndian.AppendUint64(nil, max(given, c.view.linkIDs))},
+		{Key: keyJournal, Value: binary.BigEndian.AppendUint64(nil, max(entries, c.view.journal))},
+	}}
+	if _, err := c.options.Store.Commit(ctx, fix); err != nil {
+		return err
+	}
+	if err := c.reload(ctx); err != nil {
+		return err
 	}
 	c.wake()
 	return nil

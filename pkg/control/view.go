@@ -22,8 +22,12 @@ type view struct {
 	backends    map[place]int                   // addresses that pools name -> how many pools do
 	refs        map[string]map[string]bool      // what is referred to -> records that do
 
+	access access
+
 	linkIDs         uint64 // given so far
 	linkIDsRevision uint64
+	journal         uint64 // number of the last entry
+	journalRevision uint64
 	revision        uint64 // of the store
 }
 
@@ -47,7 +51,7 @@ func loadView(entries []store.Entry, revision uint64) (*view, error) {
 		records: map[string]*record{}, connections: map[string]*connection{},
 		byService: map[string]map[string]*connection{}, byEndpoint: map[string]*connection{},
 		aliases: map[string]string{}, held: map[string]map[netip.Addr]owner{}, refs: map[string]map[string]bool{}, backends: map[place]int{},
-		revision: revision,
+		access: newAccess(), revision: revision,
 	}
 	for _, e := range entries {
 		switch {
@@ -65,11 +69,19 @@ func loadView(entries []store.Entry, revision uint64) (*view, error) {
 			}
 			c.revision = e.Revision
 			v.addConnection(c)
-		case e.Key == keyLinkIDs:
+		case e.Key == keyLinkIDs, e.Key == keyJournal:
 			if len(e.Value) != 8 {
 				return nil, fmt.Errorf("load %s: %d bytes", e.Key, len(e.Value))
 			}
-			v.linkIDs, v.linkIDsRevision = binary.BigEndian.Uint64(e.Value), e.Revision
+			if n := binary.BigEndian.Uint64(e.Value); e.Key == keyLinkIDs {
+				v.linkIDs, v.linkIDsRevision = n, e.Revision
+			} else {
+				v.journal, v.journalRevision = n, e.Revision
+			}
+		default:
+			if err := v.access.load(e); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return v, nil
