@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -99,7 +100,8 @@ func Approve(ctx context.Context, l *lab.Lab, p Progress, r *Report, times int) 
 		decision := &api.PrivateEndpointConnection{}
 		decision.Name = connection.Child
 		decision.Properties.PrivateLinkServiceConnectionState = &api.ConnectionState{Status: status}
-		_, err := client.Put[api.PrivateEndpointConnection](ctx, c, connection, decision, client.Conditions{})
+		// Not Put, which waits for the kernel's agreement by asking once a second: the packets tell.
+		_, err := c.Call(ctx, http.MethodPut, client.Path(connection), nil, nil, decision, nil)
 		return err
 	}
 	var latency Series
@@ -108,10 +110,8 @@ func Approve(ctx context.Context, l *lab.Lab, p Progress, r *Report, times int) 
 		if err := decide(api.Rejected); err != nil {
 			return err
 		}
-		time.Sleep(5 * time.Millisecond) // answers on their way
-		select {
-		case <-answers:
-		default:
+		if err := silence(ctx, answers); err != nil {
+			return fmt.Errorf("reject %s: %w", connection, err)
 		}
 		start := time.Now()
 		decided := make(chan error, 1)
@@ -131,6 +131,22 @@ func Approve(ctx context.Context, l *lab.Lab, p Progress, r *Report, times int) 
 	r.AddSeries("control.approve_to_packet_p99_ms", sorted[(len(sorted)*99+99)/100-1], "ms", latency)
 	r.AddSeries("control.approve_to_packet_p50_ms", latency.Median(), "ms", latency)
 	return nil
+}
+
+// silence waits until no answer came for 20 ms.
+func silence(ctx context.Context, answers <-chan time.Time) error {
+	limit := time.After(10 * time.Second)
+	for {
+		select {
+		case <-answers:
+		case <-time.After(20 * time.Millisecond):
+			return nil
+		case <-limit:
+			return errors.New("packets still come through after 10 s")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // subscription is the command line's default.

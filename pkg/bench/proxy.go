@@ -17,7 +17,7 @@ type proxyLane struct {
 
 // ProxyPath compares ways to tell a backend who is calling: bulk, connections per second and
 // latency, client, proxy and server all on one core.
-func ProxyPath(ctx context.Context, net *lab.Lab, p Progress, r *Report, cpu, rounds int, burst time.Duration, forwarders []Forwarder) error {
+func ProxyPath(ctx context.Context, net *lab.Lab, p Progress, r *Report, cpu, rounds, idle int, burst time.Duration, forwarders []Forwarder) error {
 	var lanes []*proxyLane
 	for _, f := range forwarders {
 		p.Step("proxy: setting up %s", f.Name())
@@ -41,6 +41,17 @@ func ProxyPath(ctx context.Context, net *lab.Lab, p Progress, r *Report, cpu, ro
 		}
 	}
 	reportProxies(r, lanes)
+	for i, l := range lanes {
+		s, ok := forwarders[i].(*Splice)
+		if !ok {
+			continue
+		}
+		bytes, err := s.idle(ctx, l, p, idle)
+		if err != nil {
+			return err
+		}
+		r.Add("proxy.rss_bytes_per_idle_connection", bytes, "bytes", bytes, bytes, 1)
+	}
 	return nil
 }
 

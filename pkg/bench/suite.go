@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/splice"
 )
 
 // Options of a run of the whole benchmark.
@@ -20,6 +21,8 @@ type Options struct {
 	CPU   int    // the core that everything runs on
 	Quick bool   // under a minute: fewer packets, flows and parts
 	Dir   string // where bench.json and the plots go
+	// Executable is the program that serves the splice path, called with "splice" and a setup.
+	Executable string
 	// Only restricts the run to these parts; empty = all.
 	Only []string
 }
@@ -31,6 +34,7 @@ type scale struct {
 	packets   uint64 // per round
 	newFlows  uint32
 	approvals int
+	idle      int           // connections
 	segments  int           // of a fill
 	burst     time.Duration // of a TCP round
 	pairs     uint32        // flows that the tables have room for
@@ -38,9 +42,9 @@ type scale struct {
 
 func (o Options) scale() scale {
 	if o.Quick {
-		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, segments: 10, approvals: 50, burst: 100 * time.Millisecond, pairs: 1 << 20}
+		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, segments: 10, approvals: 50, idle: 1000, burst: 100 * time.Millisecond, pairs: 1 << 20}
 	}
-	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, segments: 100, approvals: 300, burst: 500 * time.Millisecond, pairs: 1 << 20}
+	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, segments: 100, approvals: 300, idle: 8000, burst: 500 * time.Millisecond, pairs: 1 << 20}
 }
 
 func (o Options) wants(part string) bool {
@@ -60,6 +64,10 @@ func (o Options) wants(part string) bool {
 func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 	r := &Report{Machine: machine(o)}
 	s := o.scale()
+	// Both far ends of the idle connections are in this process.
+	if _, err := splice.RaiseDescriptors(0); err != nil {
+		return nil, err
+	}
 	core, err := NewCore(o.CPU)
 	if err != nil {
 		return nil, err
@@ -99,8 +107,15 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 	}
 	if o.wants("proxy") {
 		if err := inLab(ctx, func(l *lab.Lab) error {
-			return ProxyPath(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewHaproxy(o.CPU), NewNginx(o.CPU)})
+			return ProxyPath(ctx, l, p, r, o.CPU, s.rounds, s.idle, s.burst, []Forwarder{
+				NewRedirect(TC), NewHaproxy(o.CPU), NewNginx(o.CPU), NewSplice(o.Executable, o.CPU),
+			})
 		}); err != nil {
+			return nil, err
+		}
+	}
+	if o.wants("load") {
+		if err := inLab(ctx, func(l *lab.Lab) error { return Load(ctx, l, p, r, s.rounds) }); err != nil {
 			return nil, err
 		}
 	}
@@ -206,4 +221,4 @@ func machine(o Options) []string {
 }
 
 // Parts of a run, for Options.Only.
-var Parts = []string{"packets", "fill", "sweep", "scale", "tcp", "proxy", "control"}
+var Parts = []string{"packets", "fill", "sweep", "scale", "tcp", "proxy", "load", "control"}

@@ -24,7 +24,19 @@ func main() {
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	o := bench.Options{}
+	if len(os.Args) == 3 && os.Args[1] == "splice" {
+		if err := bench.ServeSplice(ctx, os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: splice:", err)
+			return 1
+		}
+		return 0
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	o := bench.Options{Executable: executable}
 	flag.IntVar(&o.CPU, "cpu", runtime.NumCPU()-1, "the core to run on")
 	flag.BoolVar(&o.Quick, "quick", false, "under a minute: fewer packets, flows and parts")
 	flag.StringVar(&o.Dir, "dir", ".", "folder for bench.json and the plots")
@@ -57,7 +69,7 @@ func run() int {
 		bench.PrintProfile(os.Stdout, lines, 60)
 		return 0
 	}
-	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	_, err = unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
 	progress := bench.NewProgress(os.Stderr, err == nil, time.Now)
 	report, err := bench.Run(ctx, o, progress)
 	progress.Done()
