@@ -39,7 +39,10 @@ type suite struct {
 // suites is the list of what runs on other kernels. Times are those of an emulated machine.
 var suites = []suite{
 	{Package: "./scripts/kernels", Timeout: 5 * time.Minute},
-	{Package: "./pkg/dataplane/flowtable", Env: []string{"PRIVLINK_STRESS_SECONDS=20"}, Timeout: 4 * time.Minute},
+	{Package: "./pkg/model/tables", Timeout: 5 * time.Minute},
+	{Package: "./pkg/model/fuzz", Timeout: 5 * time.Minute},
+	{Package: "./pkg/dataplane", Run: "TestApply_Approved_CarriesTraffic|TestApply_ModeXDP_CarriesTraffic", Programs: []string{"ethtool"}, Timeout: 5 * time.Minute},
+	{Package: "./pkg/dataplane/flowtable", Env: []string{"PRIVLINK_STRESS_SECONDS=20"}, Timeout: 5 * time.Minute},
 }
 
 // Limit of a whole machine, and its size.

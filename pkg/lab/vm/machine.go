@@ -17,8 +17,13 @@ import (
 	"time"
 )
 
-// Modules that every guest loads where they are modules: virtual interfaces and packet schedulers.
-var guestModules = []string{"veth", "sch_ingress", "cls_bpf", "sch_netem", "nf_tables", "nft_nat", "nft_chain_nat"}
+// Modules that every guest loads where they are modules, as there is no modprobe in it: virtual
+// interfaces, packet schedulers, NAT to compare with, and the netlink families that a handle of
+// package netlink opens.
+var guestModules = []string{
+	"veth", "bridge", "sch_ingress", "cls_bpf", "act_bpf", "sch_netem",
+	"nf_tables", "nft_nat", "nft_chain_nat", "nfnetlink", "xfrm_user", "packet", "af_packet_diag",
+}
 
 // Machine is a virtual machine: a kernel and what it runs.
 type Machine struct {
