@@ -190,6 +190,31 @@ func TestApply_ModeXDP_CarriesTraffic(t *testing.T) {
 	}
 }
 
+func TestXDP_NoFeatures_ProbesWhoTakesFrames(t *testing.T) {
+	g, consumer, provider, s := newPair(t)
+	s.Networks[0].Attachments[0].Mode = ModeXDP
+	s.Networks[1].Attachments[0].Mode = ModeXDP
+	d := g.open()
+	d.mu.Lock()
+	d.noFeatures = true
+	d.mu.Unlock()
+	consumer.SetFeatures("eth0", true, "gro")
+	provider.SetFeatures("eth0", false, "gro")
+	g.apply(s)
+	g.Wait("the probes", 15*time.Second, func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !d.probed["consumer"].takesXDP || d.probed["provider"].takesXDP {
+			return fmt.Errorf("consumer takes %v, provider %v", d.probed["consumer"].takesXDP, d.probed["provider"].takesXDP)
+		}
+		return nil
+	})
+	echo(t, provider, "10.0.1.4:8080")
+	if err := works(consumer, "10.0.1.10:80"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestInterface_MadeAnew_FlowsGoOn(t *testing.T) {
 	g, consumer, _, _, c := opened(t)
 	mac := consumer.MAC("eth0").String()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -90,10 +91,14 @@ type Dataplane struct {
 	devices  map[string]device
 	bindings map[string]*binding
 	others   map[string]otherPrograms // by interface, since the last look
+	probed   map[string]device        // by name, since the last look: takesXDP is probed
 	returned []string                 // interfaces attached since the last apply
-	resolver *neigh.Resolver
-	prober   *neigh.Prober
-	dirty    bool // the network answered something that changes the plan
+	// redirects and noFeatures are for kernels without xdp-features; noFeatures treats any so.
+	redirects  *redirectProbe
+	noFeatures bool
+	resolver   *neigh.Resolver
+	prober     *neigh.Prober
+	dirty      bool // the network answered something that changes the plan
 
 	vnets, services, pools, outs, links, rules, natsets, backends *slots
 
@@ -127,7 +132,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	}
 	d := &Dataplane{
 		opts: opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
-		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms),
+		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms), probed: make(map[string]device),
 	}
 	defer func() {
 		if err != nil {
@@ -231,8 +236,47 @@ func (d *Dataplane) readDevices() error {
 			d.returned = append(d.returned, name)
 		}
 	}
+	d.probeRedirects(devices)
 	d.devices = devices
 	return nil
+}
+
+// probeRedirects finds out which devices take frames of XDP, where the kernel does not say. It asks again
+// at every look (see attendOnce) and when a device comes up; mu is held.
+func (d *Dataplane) probeRedirects(devices map[string]device) {
+	if !slices.ContainsFunc(slices.Collect(maps.Values(d.bindings)), func(b *binding) bool { return b.xdp != nil }) {
+		return // nobody redirects
+	}
+	for name := range d.bindings {
+		dev, ok := devices[name]
+		if !ok || dev.xdpKnown && !d.noFeatures {
+			continue
+		}
+		if last, ok := d.probed[name]; ok && last.ifindex == dev.ifindex && last.up == dev.up {
+			dev.takesXDP = last.takesXDP
+		} else {
+			dev.takesXDP = d.probeRedirect(dev)
+			d.probed[name] = dev
+		}
+		devices[name] = dev
+	}
+}
+
+// probeRedirect sends dev a frame. What cannot be asked counts as no: XDP passes up, and TC does it.
+func (d *Dataplane) probeRedirect(dev device) (takes bool) {
+	err := d.ns.do(func() (err error) {
+		if d.redirects == nil {
+			if d.redirects, err = openRedirectProbe(); err != nil {
+				return err
+			}
+		}
+		takes, err = d.redirects.takes(dev)
+		return err
+	})
+	if err != nil {
+		d.log.WithError(err).WithField("interface", dev.name).Warn("xdp does not redirect to the interface")
+	}
+	return takes
 }
 
 // portsOf are the ports of a network as the last plan has them.
@@ -334,6 +378,7 @@ func (d *Dataplane) letGo() error {
 	for _, b := range d.bindings {
 		b.close()
 	}
+	failed = append(failed, d.redirects.close())
 	if d.socket != nil {
 		failed = append(failed, d.socket.Close())
 	}

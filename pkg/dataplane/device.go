@@ -22,6 +22,7 @@ type device struct {
 	up       bool
 	addrs    []netip.Prefix // the host's, without IPv6 link-local
 	takesXDP bool           // known to send frames that XDP redirects to it
+	xdpKnown bool           // the kernel says so by itself (6.3)
 	xdpProg  int            // id of an attached XDP program, 0 if none
 }
 
@@ -37,11 +38,7 @@ func (n namespace) devices() (map[string]device, error) {
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)
 		}
-		ifindexes := make([]int, 0, len(links))
-		for _, l := range links {
-			ifindexes = append(ifindexes, l.Attrs().Index)
-		}
-		features, err := xdpFeatures(ifindexes)
+		features, known, err := xdpFeatures()
 		if err != nil {
 			return err
 		}
@@ -50,16 +47,17 @@ func (n namespace) devices() (map[string]device, error) {
 			d := device{
 				name: a.Name, ifindex: a.Index, mtu: a.MTU, mac: a.HardwareAddr, kind: l.Type(),
 				physical: a.ParentDevBus != "" && l.Type() == "device", up: a.Flags&net.FlagUp != 0,
-				takesXDP: features[a.Index]&xdpActNdoXmit != 0,
+				takesXDP: features[a.Index]&xdpActNdoXmit != 0, xdpKnown: known,
 			}
 			if a.Xdp != nil && a.Xdp.Attached {
 				d.xdpProg = int(a.Xdp.ProgId)
 			}
 			for _, addr := range addrs {
 				ip, ok := netip.AddrFromSlice(addr.IP)
-				if ok && addr.LinkIndex == a.Index && !ip.Unmap().IsLinkLocalUnicast() {
+				ip = ip.Unmap()
+				if ok && addr.LinkIndex == a.Index && !(ip.Is6() && ip.IsLinkLocalUnicast()) {
 					bits, _ := addr.Mask.Size()
-					d.addrs = append(d.addrs, netip.PrefixFrom(ip.Unmap(), bits))
+					d.addrs = append(d.addrs, netip.PrefixFrom(ip, bits))
 				}
 			}
 			devices[a.Name] = d

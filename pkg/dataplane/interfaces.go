@@ -97,6 +97,8 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 			attachments = append(attachments, u.a)
 		}
 		b, mode, why, warnings, err := d.bind(dev, attachments)
+		d.probeRedirects(d.devices) // now that XDP may be attached
+		dev = d.devices[name]
 		for _, u := range users[name] {
 			s := &p.statuses[u.status]
 			s.Ifindex, s.MTU, s.MAC = dev.ifindex, dev.mtu, dev.mac

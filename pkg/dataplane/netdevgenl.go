@@ -22,48 +22,80 @@ const (
 	netdevFamilyVersion = 1
 )
 
-// xdpFeatures reads the xdp-features of devices of the current namespace, by ifindex. Each is asked
-// for by itself: the kernel does not mark the messages of a dump as parts of one (NLM_F_MULTI), so
-// the netlink package takes the first for all of it. A kernel older than 6.3 says nothing: the
-// map is empty. So does one for a device that is gone meanwhile.
-func xdpFeatures(ifindexes []int) (map[int]uint64, error) {
-	features := make(map[int]uint64)
+// xdpFeatures reads the xdp-features of all devices of the current namespace, by ifindex. A kernel
+// older than 6.3 has none: known is false.
+func xdpFeatures() (features map[int]uint64, known bool, err error) {
 	family, err := netlink.GenlFamilyGet(netdevFamily)
 	if errors.Is(err, unix.ENOENT) {
-		return features, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("find generic netlink family %s: %w", netdevFamily, err)
+		return nil, false, fmt.Errorf("find generic netlink family %s: %w", netdevFamily, err)
 	}
-	for _, ifindex := range ifindexes {
-		request := nl.NewNetlinkRequest(int(family.ID), 0)
-		// Not nl.Genlmsg: it copies two bytes of whatever lies behind it into the reserved field, which
-		// this family checks.
-		attr := nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(ifindex)))
-		request.AddRawData(append([]byte{netdevCmdDevGet, netdevFamilyVersion, 0, 0}, attr.Serialize()...))
-		messages, err := request.Execute(unix.NETLINK_GENERIC, 0)
-		if errors.Is(err, unix.ENODEV) {
+	messages, err := dumpGeneric(family.ID, netdevCmdDevGet, netdevFamilyVersion)
+	if err != nil {
+		return nil, false, fmt.Errorf("read xdp-features: %w", err)
+	}
+	features = make(map[int]uint64, len(messages))
+	for _, m := range messages {
+		if len(m) < genlHeaderLen {
 			continue
 		}
+		attrs, err := nl.ParseRouteAttr(m[genlHeaderLen:])
 		if err != nil {
-			return nil, fmt.Errorf("read xdp-features of ifindex %d: %w", ifindex, err)
+			return nil, false, fmt.Errorf("read xdp-features: %w", err)
+		}
+		var ifindex int
+		var value uint64
+		for _, a := range attrs {
+			switch {
+			case a.Attr.Type == netdevAttrIfindex && len(a.Value) >= 4:
+				ifindex = int(binary.NativeEndian.Uint32(a.Value))
+			case a.Attr.Type == netdevAttrFeatures && len(a.Value) >= 8:
+				value = binary.NativeEndian.Uint64(a.Value)
+			}
+		}
+		features[ifindex] = value
+	}
+	return features, true, nil
+}
+
+// dumpGeneric asks a generic netlink family for all it has, and returns each message from its generic
+// header on. The netlink package's own requests cannot: they take a message without NLM_F_MULTI, as
+// this family sends them, for the last one, and only the first device would be seen.
+func dumpGeneric(family uint16, cmd, version uint8) ([][]byte, error) {
+	socket, err := nl.Subscribe(unix.NETLINK_GENERIC)
+	if err != nil {
+		return nil, fmt.Errorf("open generic netlink: %w", err)
+	}
+	defer socket.Close()
+	request := nl.NewNetlinkRequest(int(family), unix.NLM_F_DUMP)
+	// Not nl.Genlmsg: it copies two bytes of whatever lies behind it into the reserved field, which is checked.
+	request.AddRawData([]byte{cmd, version, 0, 0})
+	if err := socket.Send(request); err != nil {
+		return nil, fmt.Errorf("ask generic netlink: %w", err)
+	}
+	var all [][]byte
+	for {
+		messages, _, err := socket.Receive()
+		if err != nil {
+			return nil, fmt.Errorf("read generic netlink: %w", err)
 		}
 		for _, m := range messages {
-			if len(m) < genlHeaderLen {
-				continue
-			}
-			attrs, err := nl.ParseRouteAttr(m[genlHeaderLen:])
-			if err != nil {
-				return nil, fmt.Errorf("read xdp-features of ifindex %d: %w", ifindex, err)
-			}
-			for _, a := range attrs {
-				if a.Attr.Type == netdevAttrFeatures && len(a.Value) >= 8 {
-					features[ifindex] = binary.NativeEndian.Uint64(a.Value)
+			switch m.Header.Type {
+			case unix.NLMSG_DONE:
+				return all, nil
+			case unix.NLMSG_ERROR:
+				if len(m.Data) >= 4 {
+					if errno := int32(binary.NativeEndian.Uint32(m.Data)); errno != 0 {
+						return nil, fmt.Errorf("ask generic netlink: %w", unix.Errno(-errno))
+					}
 				}
+			case family:
+				all = append(all, m.Data)
 			}
 		}
 	}
-	return features, nil
 }
 
 // subscribeFeatures opens a socket on which a message arrives whenever a device changes its

@@ -97,6 +97,7 @@ func (d *Dataplane) attendOnce(look bool) time.Time {
 	}
 	if look {
 		clear(d.others)
+		clear(d.probed)
 		if err := d.readDevices(); err != nil {
 			d.log.WithError(err).Warn("looking at the interfaces")
 		} else {
