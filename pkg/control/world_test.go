@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -78,10 +79,21 @@ func (c *clock) advance(d time.Duration) {
 var errStopped = errors.New("stopped")
 
 func newWorld(t testing.TB) *world {
-	w := &world{TB: t, kernel: &kernel{}, path: filepath.Join(t.TempDir(), "state.db"),
+	w := &world{TB: t, kernel: &kernel{}, path: filepath.Join(memoryDir(t), "state.db"),
 		clock: &clock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}}
 	w.start()
 	return w
+}
+
+// memoryDir is a folder in memory where there is one: these tests sync a disk a thousand times otherwise, and pkg/store
+// tests what syncing is for.
+func memoryDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "privlink-control")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // start opens the store and loads it, as a daemon that begins.
