@@ -359,3 +359,19 @@ func TestJournal_ForgetsTheOldest(t *testing.T) {
 	}
 	must(t, w.WaitJournal(ctx, next-1))
 }
+
+func TestCursor_BeginsAtTheEndAndIsKept(t *testing.T) {
+	w, ctx := newWorld(t), t.Context()
+	w.consume()
+	end := w.view.journal
+	if n, err := w.Cursor(ctx, "hook"); err != nil || n != end || n == 0 {
+		t.Errorf("new: %d %v, the end is %d", n, err, end)
+	}
+	must(t, w.SetCursor(ctx, "hook", 1))
+	w.restart()
+	if n, err := w.Cursor(ctx, "hook"); err != nil || n != 1 {
+		t.Errorf("kept: %d %v", n, err)
+	}
+	w.put(theConsumer, `{'tags':{'a':'b'},'properties':{'addressSpace':{'addressPrefixes':['10.0.0.0/16']},'subnets':[
+		{'name':'default','properties':{'addressPrefix':'10.0.1.0/24'}}]}}`)
+}

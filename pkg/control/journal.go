@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/auth"
+	"github.com/privlink/privlink/pkg/store"
 )
 
 // The journal has an entry for every write, committed with it: nothing changes that it does not say.
@@ -185,4 +187,32 @@ func seenBy(who auth.Actor, e api.JournalEntry) (api.JournalEntry, bool) {
 // WaitJournal returns when there are entries after a number.
 func (c *Controller) WaitJournal(ctx context.Context, after uint64) error {
 	return c.wait(ctx, func() (bool, error) { return c.view.journal > after, nil })
+}
+
+// prefixCursor is where those who follow the journal keep how far they are; + name.
+const prefixCursor = "cursor/"
+
+// Cursor is the number of the last entry that was dealt with under a name. A new name begins with the present end.
+func (c *Controller) Cursor(ctx context.Context, name string) (uint64, error) {
+	e, err := c.options.Store.Get(ctx, prefixCursor+name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		c.mu.RLock()
+		last := c.view.journal
+		c.mu.RUnlock()
+		return last, c.SetCursor(ctx, name, last)
+	case err != nil:
+		return 0, err
+	case len(e.Value) != 8:
+		return 0, fmt.Errorf("read cursor %s: %d bytes", name, len(e.Value))
+	}
+	return binary.BigEndian.Uint64(e.Value), nil
+}
+
+// SetCursor keeps how far somebody is with the journal. It is no write in the journal's sense.
+func (c *Controller) SetCursor(ctx context.Context, name string, number uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, err := c.options.Store.Commit(ctx, store.Txn{Put: []store.Entry{{Key: prefixCursor + name, Value: binary.BigEndian.AppendUint64(nil, number)}}})
+	return err
 }
