@@ -98,7 +98,8 @@ type Dataplane struct {
 	noFeatures bool
 	resolver   *neigh.Resolver
 	prober     *neigh.Prober
-	dirty      bool // the network answered something that changes the plan
+	dirty      bool      // the network answered something that changes the plan
+	pause      time.Time // until when that waits
 
 	vnets, services, pools, outs, links, rules, natsets, backends *slots
 

@@ -105,12 +105,30 @@ func (d *Dataplane) attendOnce(look bool) time.Time {
 		}
 	}
 	now := d.clock()
-	a, b := d.resolver.Tick(now), d.prober.Tick(now)
-	for d.dirty {
+	if d.dirty && !now.Before(d.pause) {
 		d.dirty = false
 		d.again()
-		a, b = d.resolver.Tick(now), d.prober.Tick(now)
+		end := d.clock()
+		d.pause = end.Add(min(againShare*end.Sub(now), againSlowest))
+		now = end
 	}
+	next := earlier(d.resolver.Tick(now), d.prober.Tick(now))
+	if d.dirty {
+		next = earlier(next, d.pause)
+	}
+	return next
+}
+
+// What the network says (a neighbour that keeps changing its MAC, made-up conflicts) applies the State again; so
+// that it cannot keep the daemon busy, that takes a fifth of a processor at most, but never waits longer
+// than againSlowest.
+const (
+	againShare   = 4
+	againSlowest = 200 * time.Millisecond
+)
+
+// earlier is the earlier of two times; zero is never.
+func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
 	}
