@@ -54,7 +54,7 @@ func (c *Comparison) established(ctx context.Context, p Progress, flows uint32, 
 					return nil, err
 				}
 				p.Step("%s flows, round %d of %d: %s %s", count(float64(flows)), round+1, c.Rounds, l.Name, d)
-				s, err := l.Run(Plan{Direction: d, Flows: flows, Packets: packets, Warmup: packets / 2, Scatter: true})
+				s, err := l.Run(Plan{Direction: d, Flows: flows, Packets: packets, Warmup: max(packets/2, min(uint64(flows), 1<<16)), Scatter: true})
 				if err != nil {
 					return nil, err
 				}
@@ -130,35 +130,34 @@ func label(flows uint32) string {
 	}
 }
 
-// Established measures what a packet of an established flow costs, for several numbers of flows.
-func (c *Comparison) Established(ctx context.Context, p Progress, r *Report, flows []uint32, packets uint64) error {
-	curves := make(map[string]*Curve)
-	for _, n := range flows {
-		times, err := c.established(ctx, p, n, packets)
-		if err != nil {
-			return err
-		}
-		c.report(r, "established, "+count(float64(n))+" flows: cost of a packet", times)
-		at := "." + label(n)
-		c.ratio(r, "xdp.reference_vs_redirect"+at, times, nameXDPReference, nameXDPRedirect, false)
-		c.ratio(r, "tc.reference_vs_redirect"+at, times, nameTCReference, nameTCRedirect, false)
-		c.ratio(r, "xdp.cost_vs_reference"+at, times, nameXDPPrivlink, nameXDPReference, false)
-		c.ratio(r, "tc.cost_vs_reference"+at, times, nameTCPrivlink, nameTCReference, false)
-		c.ratio(r, "xdp.nftables_cost_vs_ours"+at, times, nameNftables, nameXDPPrivlink, true)
-		c.ratio(r, "tc.nftables_cost_vs_ours"+at, times, nameNftables, nameTCPrivlink, true)
-		c.ratio(r, "xdp.nftables_cost_vs_reference"+at, times, nameNftables, nameXDPReference, true)
-		for _, l := range c.Lanes {
-			curve := curves[l.Name]
-			if curve == nil {
-				curve = &Curve{Plot: "cost", Name: l.Name}
-				curves[l.Name] = curve
-			}
-			curve.X = append(curve.X, float64(n))
-			curve.Y = append(curve.Y, cost(times[l][Forward], times[c.Base][Forward]))
+// only is the comparison of some of the forwarders.
+func (c *Comparison) only(names ...string) *Comparison {
+	some := &Comparison{Base: c.Base, Rounds: c.Rounds}
+	for _, l := range c.Lanes {
+		if slices.Contains(names, l.Name) {
+			some.Lanes = append(some.Lanes, l)
 		}
 	}
+	return some
+}
+
+// Established measures what a packet of an established flow costs.
+func (c *Comparison) Established(ctx context.Context, p Progress, r *Report, flows uint32, packets uint64) error {
+	times, err := c.established(ctx, p, flows, packets)
+	if err != nil {
+		return err
+	}
+	c.report(r, "established, "+count(float64(flows))+" flows: cost of a packet", times)
+	at := "." + label(flows)
+	c.ratio(r, "xdp.reference_vs_redirect"+at, times, nameXDPReference, nameXDPRedirect, false)
+	c.ratio(r, "tc.reference_vs_redirect"+at, times, nameTCReference, nameTCRedirect, false)
+	c.ratio(r, "xdp.cost_vs_reference"+at, times, nameXDPPrivlink, nameXDPReference, false)
+	c.ratio(r, "tc.cost_vs_reference"+at, times, nameTCPrivlink, nameTCReference, false)
+	c.ratio(r, "xdp.nftables_cost_vs_ours"+at, times, nameNftables, nameXDPPrivlink, true)
+	c.ratio(r, "tc.nftables_cost_vs_ours"+at, times, nameNftables, nameTCPrivlink, true)
+	c.ratio(r, "xdp.nftables_cost_vs_reference"+at, times, nameNftables, nameXDPReference, true)
 	for _, l := range c.Lanes {
-		r.curves = append(r.curves, *curves[l.Name])
+		r.addPoint("cost", l.Name, float64(flows), cost(times[l][Forward], times[c.Base][Forward]))
 	}
 	return nil
 }

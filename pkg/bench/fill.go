@@ -57,12 +57,9 @@ func Fill(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report, 
 		over = append(over, total-early*ports/1e9)
 		ratios = append(ratios, (costs[last][round]-bases[last][round])/early)
 	}
-	curve := Curve{Plot: "setup", Name: privlink.Name()}
 	for i := range segments {
-		curve.X = append(curve.X, float64(100*(i+1))/float64(segments))
-		curve.Y = append(curve.Y, cost(costs[i], bases[i]))
+		r.addPoint("setup", privlink.Name(), float64(100*(i+1))/float64(segments), cost(costs[i], bases[i]))
 	}
-	r.curves = append(r.curves, curve)
 	for _, share := range []int{10, 50, 90, 99} {
 		i := min(segments*share/100, segments-1)
 		r.costs = append(r.costs, costLine{

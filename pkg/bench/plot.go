@@ -5,6 +5,7 @@ import (
 	"html"
 	"math"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -61,16 +62,9 @@ func (p Plot) SVG() string {
 		x1, _ := at(xhigh, y)
 		fmt.Fprintf(&b, `<path d="M%.1f %.1fH%.1f" stroke="#ddd"/><text x="%.1f" y="%.1f" text-anchor="end">%s</text>`+"\n", x0, py, x1, x0-6, py+4, short(y))
 	}
-	seen := make(map[float64]bool)
-	for _, c := range p.Curves {
-		for _, x := range c.X {
-			if seen[x] {
-				continue
-			}
-			seen[x] = true
-			px, py := at(x, 0)
-			fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`+"\n", px, py+16, count(x))
-		}
+	for _, x := range p.ticks(xlow, xhigh) {
+		px, py := at(x, 0)
+		fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle">%s</text>`+"\n", px, py+16, count(x))
 	}
 	for i, c := range p.Curves {
 		colour := plotColours[i%len(plotColours)]
@@ -87,6 +81,22 @@ func (p Plot) SVG() string {
 	fmt.Fprintf(&b, `<text x="%.0f" y="%.0f" text-anchor="middle">%s</text>`, (plotLeft+plotWidth-plotRight)/2, plotHeight-14, html.EscapeString(p.XLabel))
 	fmt.Fprintf(&b, `<text transform="translate(18 %.0f) rotate(-90)" text-anchor="middle">%s</text></svg>`+"\n", (plotTop+plotHeight-plotBottom)/2, html.EscapeString(p.YLabel))
 	return b.String()
+}
+
+// ticks are where the x axis has numbers: at every point of a logarithmic one, evenly spread on others.
+func (p Plot) ticks(low, high float64) []float64 {
+	var ticks []float64
+	if !p.Log {
+		for i := range plotTicks + 1 {
+			ticks = append(ticks, math.Round(low+(high-low)*float64(i)/plotTicks))
+		}
+		return ticks
+	}
+	for _, c := range p.Curves {
+		ticks = append(ticks, c.X...)
+	}
+	slices.Sort(ticks)
+	return slices.Compact(ticks)
 }
 
 // count is a number of flows as people say it.

@@ -46,6 +46,23 @@ func (r *Report) NotMeasured(what string, why error) {
 	r.Missing = append(r.Missing, fmt.Sprintf("%s: %v", what, why))
 }
 
+// mark remembers how much was measured; rollBack forgets what came after.
+func (r *Report) mark() [3]int { return [3]int{len(r.Metrics), len(r.costs), len(r.curves)} }
+
+func (r *Report) rollBack(to [3]int) {
+	r.Metrics, r.costs, r.curves = r.Metrics[:to[0]], r.costs[:to[1]], r.curves[:to[2]]
+}
+
+// addPoint adds a point to a plot's curve, which it begins if there is none.
+func (r *Report) addPoint(plot, name string, x, y float64) {
+	i := slices.IndexFunc(r.curves, func(c Curve) bool { return c.Plot == plot && c.Name == name })
+	if i < 0 {
+		i = len(r.curves)
+		r.curves = append(r.curves, Curve{Plot: plot, Name: name})
+	}
+	r.curves[i].X, r.curves[i].Y = append(r.curves[i].X, x), append(r.curves[i].Y, y)
+}
+
 // Missed are the metrics that do not keep their limit.
 func (r *Report) Missed() []Metric {
 	return slices.DeleteFunc(slices.Clone(r.Metrics), func(m Metric) bool {

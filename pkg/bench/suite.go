@@ -1,16 +1,13 @@
 package bench
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
-	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
+	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/splice"
@@ -23,47 +20,108 @@ type Options struct {
 	Dir   string // where bench.json and the plots go
 	// Executable is the program that serves the splice path, called with "splice" and a setup.
 	Executable string
-	// Only restricts the run to these parts; empty = all.
+	// Only restricts the run to these parts; empty = all, or with Quick those that are quick.
 	Only []string
 }
 
 // scale of a run.
 type scale struct {
 	rounds    int
-	flows     []uint32
-	packets   uint64 // per round
+	flows     []uint32 // established
+	packets   uint64   // timed in a round
+	everybody bool     // all forwarders at every number of flows, not only at the first
 	newFlows  uint32
-	approvals int
-	idle      int           // connections
 	segments  int           // of a fill
+	approvals int           // of a connection
+	idle      int           // connections
 	burst     time.Duration // of a TCP round
 	pairs     uint32        // flows that the tables have room for
 }
 
-func (o Options) scale() scale {
-	if o.Quick {
-		return scale{rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 16, newFlows: 100_000, segments: 10, approvals: 50, idle: 1000, burst: 100 * time.Millisecond, pairs: 1 << 20}
+var (
+	fullScale = scale{
+		rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 17, everybody: true, newFlows: 500_000,
+		segments: 100, approvals: 300, idle: 8000, burst: 500 * time.Millisecond, pairs: 1 << 20,
 	}
-	return scale{rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 18, newFlows: 500_000, segments: 100, approvals: 300, idle: 8000, burst: 500 * time.Millisecond, pairs: 1 << 20}
+	quickScale = scale{
+		rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 15, newFlows: 100_000,
+		segments: 10, approvals: 20, idle: 1000, burst: 100 * time.Millisecond, pairs: 1 << 20,
+	}
+)
+
+// suite is a run under way.
+type suite struct {
+	Options
+	scale
+	core     *Core
+	progress Progress
+	report   *Report
 }
 
-func (o Options) wants(part string) bool {
-	if len(o.Only) == 0 {
-		return true
+// part is a piece of a run with namespaces of its own.
+type part struct {
+	name  string
+	quick bool     // belongs to a quick run
+	needs []string // programs
+	run   func(context.Context, *suite, *lab.Lab) error
+}
+
+var parts = []part{
+	{"packets", true, []string{"nft"}, func(ctx context.Context, s *suite, l *lab.Lab) error { return s.packetCosts(ctx, l) }},
+	{"fill", false, nil, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return Fill(ctx, l, s.core, s.progress, s.report, s.rounds, s.segments)
+	}},
+	{"sweep", false, nil, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return Sweep(ctx, l, s.core, s.progress, s.report, s.rounds)
+	}},
+	{"scale", false, nil, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return Scale(ctx, l, s.core, s.progress, s.report, s.rounds)
+	}},
+	{"tcp", false, []string{"nft", "iperf3"}, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return TCP(ctx, l, s.progress, s.report, s.CPU, s.rounds, s.burst,
+			[]Forwarder{NewRedirect(TC), NewNftables(), NewPrivlink(TC, s.pairs, 1)})
+	}},
+	{"proxy", false, []string{"haproxy", "nginx"}, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return ProxyPath(ctx, l, s.progress, s.report, s.CPU, s.rounds, s.idle, s.burst,
+			[]Forwarder{NewRedirect(TC), NewHaproxy(s.CPU), NewNginx(s.CPU), NewSplice(s.Executable, s.CPU)})
+	}},
+	{"load", true, nil, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return Load(ctx, l, s.progress, s.report, s.rounds)
+	}},
+	{"control", true, []string{"go"}, func(ctx context.Context, s *suite, l *lab.Lab) error {
+		return Approve(ctx, l, s.progress, s.report, s.approvals)
+	}},
+}
+
+// Parts are the names for Options.Only.
+func Parts() []string {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
 	}
-	for _, p := range o.Only {
-		if p == part {
-			return true
+	return names
+}
+
+func (o Options) wants(p part) bool {
+	if len(o.Only) == 0 {
+		return p.quick || !o.Quick
+	}
+	return slices.Contains(o.Only, p.name)
+}
+
+// Run measures part by part and writes bench.json and the plots. A part that fails (a wrong
+// packet, a lost one, a set-up that did not work) leaves no figure; the others go on, and the
+// error names it.
+func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
+	s := &suite{Options: o, scale: fullScale, progress: p, report: &Report{Machine: machine(o)}}
+	if o.Quick {
+		s.scale = quickScale
+	}
+	for _, name := range o.Only {
+		if !slices.Contains(Parts(), name) {
+			return nil, fmt.Errorf("part %q: there is none (there are %v)", name, Parts())
 		}
 	}
-	return false
-}
-
-// Run measures everything, part by part. What cannot be measured is reported as such; an
-// error is a run that is not valid: a wrong packet, a lost one, a set-up that failed.
-func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
-	r := &Report{Machine: machine(o)}
-	s := o.scale()
 	// Both far ends of the idle connections are in this process.
 	if _, err := splice.RaiseDescriptors(0); err != nil {
 		return nil, err
@@ -73,96 +131,42 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 		return nil, err
 	}
 	defer core.Close()
+	s.core = core
 	restore, err := AllowConntrack(1 << 20)
 	if err != nil {
 		return nil, err
 	}
 	defer restore()
-	if o.wants("packets") {
-		if err := inLab(ctx, func(l *lab.Lab) error { return packets(ctx, l, core, p, r, s) }); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("fill") {
-		if err := inLab(ctx, func(l *lab.Lab) error { return Fill(ctx, l, core, p, r, s.rounds, s.segments) }); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("sweep") {
-		if err := inLab(ctx, func(l *lab.Lab) error { return Sweep(ctx, l, core, p, r, s.rounds) }); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("scale") {
-		if err := inLab(ctx, func(l *lab.Lab) error { return Scale(ctx, l, core, p, r, s.rounds) }); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("tcp") {
-		if err := inLab(ctx, func(l *lab.Lab) error {
-			return TCP(ctx, l, p, r, o.CPU, s.rounds, s.burst, []Forwarder{NewRedirect(TC), NewNftables(), NewPrivlink(TC, s.pairs, 1)})
-		}); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("proxy") {
-		if err := inLab(ctx, func(l *lab.Lab) error {
-			return ProxyPath(ctx, l, p, r, o.CPU, s.rounds, s.idle, s.burst, []Forwarder{
-				NewRedirect(TC), NewHaproxy(o.CPU), NewNginx(o.CPU), NewSplice(o.Executable, o.CPU),
-			})
-		}); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("load") {
-		if err := inLab(ctx, func(l *lab.Lab) error { return Load(ctx, l, p, r, s.rounds) }); err != nil {
-			return nil, err
-		}
-	}
-	if o.wants("control") {
-		if err := inLab(ctx, func(l *lab.Lab) error { return Approve(ctx, l, p, r, s.approvals) }); err != nil {
-			return nil, err
+	var failed []error
+	for _, part := range parts {
+		if o.wants(part) && ctx.Err() == nil {
+			failed = append(failed, s.runPart(ctx, part))
 		}
 	}
 	p.Done()
-	return r, r.write(o.Dir)
+	failed = append(failed, ctx.Err(), s.report.write(o.Dir))
+	return s.report, errors.Join(failed...)
+}
+
+func (s *suite) runPart(ctx context.Context, p part) error {
+	for _, program := range p.needs {
+		if _, err := exec.LookPath(program); err != nil {
+			s.report.NotMeasured(p.name, fmt.Errorf("%s is not installed (scripts/setup bench)", program))
+			return nil
+		}
+	}
+	before := s.report.mark()
+	if err := inLab(ctx, func(l *lab.Lab) error { return p.run(ctx, s, l) }); err != nil {
+		s.report.rollBack(before)
+		s.report.NotMeasured(p.name, err)
+		return fmt.Errorf("part %s: %w", p.name, err)
+	}
+	return nil
 }
 
 // inLab gives a part namespaces of its own, which are gone when it ends.
 func inLab(ctx context.Context, fn func(*lab.Lab) error) error {
 	return lab.Run(ctx, lab.Options{Name: "bench"}, func(_ context.Context, l *lab.Lab) error { return fn(l) })
-}
-
-// packets compares the forwarders packet by packet: established flows, then new ones.
-func packets(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report, s scale) error {
-	most := s.newFlows
-	for _, n := range s.flows {
-		most = max(most, n)
-	}
-	c := &Comparison{Rounds: s.rounds}
-	defer c.Close()
-	var err error
-	if c.Base, err = NewLane(net, core, nil, most); err != nil {
-		return err
-	}
-	for _, f := range forwarders(s.pairs) {
-		p.Step("setting up %s", f.Name())
-		l, err := NewLane(net, core, f, most)
-		if err != nil {
-			return err
-		}
-		c.Lanes = append(c.Lanes, l)
-	}
-	if err := c.Established(ctx, p, r, s.flows, s.packets); err != nil {
-		return err
-	}
-	opening := &Comparison{Base: c.Base, Rounds: s.rounds}
-	for _, name := range []string{nameXDPReference, nameXDPPrivlink, nameTCReference, nameTCPrivlink, nameNftables} {
-		if l := c.lane(name); l != nil {
-			opening.Lanes = append(opening.Lanes, l)
-		}
-	}
-	return opening.NewFlows(ctx, p, r, s.newFlows)
 }
 
 // forwarders are all that packets are compared through, with room for so many flows.
@@ -172,6 +176,40 @@ func forwarders(pairs uint32) []Forwarder {
 		NewRedirect(TC), NewReference(TC, pairs), NewPrivlink(TC, pairs, 1),
 		NewKernelForwarding(), NewNftables(),
 	}
+}
+
+// packetCosts compares the forwarders packet by packet: established flows, then new ones.
+func (s *suite) packetCosts(ctx context.Context, net *lab.Lab) error {
+	most := max(s.newFlows, slices.Max(s.flows))
+	all := &Comparison{Rounds: s.rounds}
+	defer all.Close()
+	var err error
+	if all.Base, err = NewLane(net, s.core, nil, most); err != nil {
+		return err
+	}
+	for _, f := range forwarders(s.pairs) {
+		s.progress.Step("setting up %s", f.Name())
+		l, err := NewLane(net, s.core, f, most)
+		if err != nil {
+			return err
+		}
+		all.Lanes = append(all.Lanes, l)
+	}
+	xdp := all.only(nameXDPRedirect, nameXDPReference, nameXDPPrivlink, nameNftables)
+	for i, n := range s.flows {
+		c := all
+		if i > 0 && !s.everybody {
+			c = xdp
+		}
+		if err := c.Established(ctx, s.progress, s.report, n, s.packets); err != nil {
+			return err
+		}
+	}
+	opening := all.only(nameXDPReference, nameXDPPrivlink, nameTCReference, nameTCPrivlink, nameNftables)
+	if !s.everybody {
+		opening = xdp.only(nameXDPReference, nameXDPPrivlink, nameNftables)
+	}
+	return opening.NewFlows(ctx, s.progress, s.report, s.newFlows)
 }
 
 // write puts bench.json and the plots into a folder.
@@ -196,29 +234,3 @@ func (r *Report) write(dir string) error {
 	}
 	return nil
 }
-
-// machine says what the run ran on.
-func machine(o Options) []string {
-	var u unix.Utsname
-	kernel := "unknown kernel"
-	if unix.Uname(&u) == nil {
-		kernel = unix.ByteSliceToString(u.Release[:])
-	}
-	cpu := "unknown CPU"
-	if f, err := os.Open("/proc/cpuinfo"); err == nil {
-		defer func() { _ = f.Close() }()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
-				cpu = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	return []string{
-		fmt.Sprintf("kernel %s, %d x %s, everything on CPU %d", kernel, runtime.NumCPU(), cpu, o.CPU),
-		"costs are ns per packet above the generator sending straight into the sink; ratios are of minima",
-	}
-}
-
-// Parts of a run, for Options.Only.
-var Parts = []string{"packets", "fill", "sweep", "scale", "tcp", "proxy", "load", "control"}
