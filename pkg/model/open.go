@@ -91,8 +91,8 @@ func (m *Machine) open(o opening) (uint32, Reason) {
 		Backend: o.backend, BackendGen: b.Gen, Client: clientHash(o.mac, o.out),
 		Link: o.link, LinkGen: o.linkGen, Flags: flags,
 	}
-	forward, revived, result := m.Table.insert(o.key, there, reverse, m.Now, 0, false)
-	_ = revived // quota and port of the old pair are given back with its reverse half
+	// What the key's own dead entry held is given back with its reverse half.
+	forward, _, result := m.Table.insert(o.key, there, reverse, m.Now, 0, false)
 	if result != insertNew {
 		// It carried no packet: its port need not rest (rule 17).
 		m.Table.end(reverse, m.Now-PortRest)

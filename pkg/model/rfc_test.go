@@ -81,10 +81,7 @@ func checkAnswer(t *testing.T, name, answer, why, tests string) {
 
 // named are the tests of a cell. Names of rows have commas of their own: a test begins with Test or P/.
 func named(cell string) []string {
-	var list []string
-	for _, part := range regexp.MustCompile(`, (?:P/|Test)`).Split(", "+cell, -1)[1:] {
-		list = append(list, part)
-	}
+	list := regexp.MustCompile(`, (?:P/|Test)`).Split(", "+cell, -1)[1:]
 	marks := regexp.MustCompile(`, (P/|Test)`).FindAllStringSubmatch(", "+cell, -1)
 	for i := range list {
 		list[i] = marks[i][1] + list[i]

@@ -30,13 +30,6 @@ type Key struct {
 	Kind             uint8
 }
 
-// reversed is the key with its ends exchanged.
-func (k Key) reversed() Key {
-	k.Src, k.Dst = k.Dst, k.Src
-	k.SrcPort, k.DstPort = k.DstPort, k.SrcPort
-	return k
-}
-
 // Rewrite is what becomes of a packet that matches, and whose it is.
 type Rewrite struct {
 	Src, Dst         IP
