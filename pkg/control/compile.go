@@ -228,7 +228,7 @@ func (c *compiler) rules(set ruleSet, r *record, lb *api.LoadBalancer, frontends
 			Distribution: distribution(p.Properties.LoadDistribution),
 		}
 		effective(&rule, set.service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
-		rule.Targets = c.targets(set, rule.Key, lb, lower(p.Pool()), p.Properties.Probe)
+		rule.Targets = c.targets(set, rule.Key, r, lb, lower(p.Pool()), p.Properties.Probe)
 		list = append(list, rule)
 	}
 	for i := range lb.Properties.InboundNATRules {
@@ -236,15 +236,34 @@ func (c *compiler) rules(set ruleSet, r *record, lb *api.LoadBalancer, frontends
 		if !has(frontends, lowerID(p.Properties.FrontendIPConfiguration)) {
 			continue
 		}
-		id := r.id.Sub(api.InboundNATRules, p.Name).Key()
-		for _, m := range c.nats[id] {
-			rule := dataplane.Rule{Key: set.key + "|" + id, Protocol: protocol(p.Properties.Protocol), Port: uint16(p.Properties.FrontendPort),
-				BackendPort: uint16(p.Properties.BackendPort), Targets: []dataplane.Target{{Pool: id, Addr: m.addr, Weight: 1, Healthy: true}}}
-			effective(&rule, set.service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
-			list = append(list, rule)
-		}
+		list = append(list, c.natRules(set, r, lb, p)...)
 	}
 	slices.SortFunc(list, func(a, b dataplane.Rule) int { return strings.Compare(a.Key, b.Key) })
+	return list
+}
+
+// natRules are the ports of an inbound NAT rule: one for the NIC that names the rule, or one for each member of
+// its pool. Those of a pool are offered through a service only if a load-balancing rule joins frontend and pool.
+func (c *compiler) natRules(set ruleSet, r *record, lb *api.LoadBalancer, p *api.InboundNATRule) []dataplane.Rule {
+	var list []dataplane.Rule
+	id := r.id.Sub(api.InboundNATRules, p.Name).Key()
+	add := func(key string, port uint16, backend netip.Addr, pool string) {
+		rule := dataplane.Rule{Key: set.key + "|" + key, Protocol: protocol(p.Properties.Protocol), Port: port, BackendPort: uint16(p.Properties.BackendPort),
+			Targets: []dataplane.Target{{Pool: pool, Addr: backend, Weight: 1, Healthy: true}}}
+		effective(&rule, set.service, p.Properties.IdleTimeoutInMinutes, p.Properties.EnableTCPReset)
+		list = append(list, rule)
+	}
+	for _, m := range c.nats[id] {
+		add(id, uint16(p.Properties.FrontendPort), m.addr, id)
+	}
+	if p.Properties.BackendAddressPool == nil || set.service != nil && !joined(lb, p) {
+		return list
+	}
+	for _, x := range r.kept.NATPorts {
+		if x.Rule == strings.ToLower(p.Name) {
+			add(id+"|"+x.Address.String(), x.Port, x.Address, lower(p.Properties.BackendAddressPool))
+		}
+	}
 	return list
 }
 
@@ -290,35 +309,29 @@ func distribution(d api.LoadDistribution) dataplane.Distribution {
 
 // targets are the members of a pool by NIC and by address, in the order of their addresses, as one rule sees
 // them.
-func (c *compiler) targets(set ruleSet, rule string, lb *api.LoadBalancer, pool string, probe *api.SubResource) []dataplane.Target {
+func (c *compiler) targets(set ruleSet, rule string, r *record, lb *api.LoadBalancer, pool string, probe *api.SubResource) []dataplane.Target {
 	id, err := api.ParseID(pool, api.ID{})
 	if err != nil {
 		return nil
 	}
-	byAddr := map[netip.Addr]*api.BackendAddressProperties{}
-	byName := map[string]netip.Addr{}
-	for _, m := range c.members[pool] {
-		byAddr[m.addr] = &api.BackendAddressProperties{}
-		byName[strings.ToLower(m.name)] = m.addr
+	p := lb.Pool(id.Child)
+	if p == nil {
+		return nil
 	}
-	if p := lb.Pool(id.Child); p != nil {
-		for i := range p.Properties.LoadBalancerBackendAddresses {
-			m := &p.Properties.LoadBalancerBackendAddresses[i]
-			a, err := netip.ParseAddr(m.Properties.IPAddress)
-			if err != nil {
-				// An entry without an address says something of the NIC with its name.
-				known, ok := byName[strings.ToLower(m.Name)]
-				if !ok {
-					continue
-				}
-				a = known
-			}
-			byAddr[a] = &m.Properties
-		}
-	}
+	byAddr := poolAddresses(p, c.members[pool])
 	list := make([]dataplane.Target, 0, len(byAddr))
 	for a, m := range byAddr {
 		list = append(list, dataplane.Target{Pool: pool, Addr: a, Weight: uint16(m.Weight.Or(1)), Healthy: true, NoNew: m.AdminState == api.AdminDown})
+	}
+	for _, x := range r.kept.Leaving {
+		switch {
+		case x.Pool != strings.ToLower(id.Child):
+		case x.Over:
+			list = slices.DeleteFunc(list, func(t dataplane.Target) bool { return t.Addr == x.Address })
+		case !x.Down:
+			list = append(list, dataplane.Target{Pool: pool, Addr: x.Address, Weight: 1, Healthy: true, NoNew: true})
+			byAddr[x.Address] = &api.BackendAddressProperties{AdminState: api.AdminDown}
+		}
 	}
 	slices.SortFunc(list, func(a, b dataplane.Target) int { return a.Addr.Compare(b.Addr) })
 	if probe != nil && probe.ID != "" {

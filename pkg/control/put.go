@@ -73,12 +73,16 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 		for i, s := range steps {
 			var out Outcome
 			var err error
+			pools := t.poolsBefore(s.ID)
 			if s.Put != nil || s.change != nil {
 				if out, err = c.putStep(t, s); err == nil {
 					err = c.checkInterfaces(out)
 				}
 			} else {
 				out, err = c.deleteStep(t, s)
+			}
+			if err == nil {
+				err = t.poolsAfter(s.ID, pools)
 			}
 			if err != nil {
 				return stepError(steps, i, err)

@@ -173,8 +173,10 @@ func (v *view) fillLoadBalancer(rec *record, r *api.LoadBalancer) {
 			p.LoadBalancingRules = append(p.LoadBalancingRules, ref)
 		}
 	}
+	r.Properties.Warnings = inactiveRules(r)
 	for i := range r.Properties.InboundNATRules {
 		rule := &r.Properties.InboundNATRules[i]
+		fillPorts(rec, r, rule)
 		id := rec.id.Sub(api.InboundNATRules, rule.Name)
 		if f := frontends[lower(rule.Properties.FrontendIPConfiguration)]; f != nil {
 			f.InboundNATRules = append(f.InboundNATRules, api.SubResource{ID: id.String()})
@@ -290,6 +292,43 @@ func (v *view) fqdns(rec *record) []string {
 	return service.resource.(*api.PrivateLinkService).Properties.FQDNs
 }
 
+// inactiveRules name the inbound NAT rules that private links do not offer.
+func inactiveRules(lb *api.LoadBalancer) []string {
+	var list []string
+	for i := range lb.Properties.InboundNATRules {
+		r := &lb.Properties.InboundNATRules[i]
+		if r.Properties.BackendAddressPool != nil && !joined(lb, r) {
+			pool, _ := api.ParseID(r.Properties.BackendAddressPool.ID, api.ID{})
+			list = append(list, fmt.Sprintf("inbound NAT rule %s is inactive through private links: no load-balancing rule joins its frontend and pool %s", r.Name, pool.Child))
+		}
+	}
+	return list
+}
+
+// fillPorts shows the ports of an inbound NAT rule with the members of its pool that the load balancer names.
+func fillPorts(rec *record, lb *api.LoadBalancer, rule *api.InboundNATRule) {
+	if rule.Properties.BackendAddressPool == nil {
+		return
+	}
+	pool, _ := api.ParseID(rule.Properties.BackendAddressPool.ID, api.ID{})
+	p := lb.Pool(pool.Child)
+	if p == nil {
+		return
+	}
+	for _, x := range rec.kept.NATPorts {
+		if x.Rule != strings.ToLower(rule.Name) {
+			continue
+		}
+		for i := range p.Properties.LoadBalancerBackendAddresses {
+			m := &p.Properties.LoadBalancerBackendAddresses[i].Properties
+			if m.IPAddress == x.Address.String() {
+				m.InboundNATRulesPortMapping = append(m.InboundNATRulesPortMapping,
+					api.NATRulePortMapping{InboundNATRuleName: rule.Name, FrontendPort: int32(x.Port), BackendPort: rule.Properties.BackendPort})
+			}
+		}
+	}
+}
+
 // serviceWarnings are what a provider should know of a service that works as far as it goes.
 func (v *view) serviceWarnings(r *api.PrivateLinkService) []string {
 	var list []string
@@ -318,14 +357,15 @@ func (v *view) reachWarnings(r *api.PrivateLinkService) []string {
 	if lbRec == nil {
 		return nil
 	}
+	list = append(list, inactiveRules(lb)...)
 	network := v.records[v.networkOf(lb)]
 	if network == nil {
-		return nil
+		return list
 	}
 	vnet := network.resource.(*api.VirtualNetwork)
 	for _, a := range vnet.Properties.Attachments.Or(nil) {
 		if a.AnswerGateway || a.NextHop != "" {
-			return nil
+			return list
 		}
 	}
 	subnetOf := func(a netip.Addr) string {

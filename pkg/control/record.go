@@ -49,6 +49,9 @@ type kept struct {
 	LastLinkID uint32 `json:"lastLinkId,omitempty"`
 	// Draining are NAT IPs taken out of a service that still carry flows.
 	Draining []draining `json:"draining,omitempty"`
+	// Leaving and NATPorts are what is remembered of the members of a load balancer's pools.
+	Leaving  []leaving `json:"leaving,omitempty"`
+	NATPorts []natPort `json:"natPorts,omitempty"`
 	// Disconnected is what an endpoint without a connection shows.
 	Disconnected *api.ConnectionState `json:"disconnected,omitempty"`
 }

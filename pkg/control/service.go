@@ -2,6 +2,7 @@ package control
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,10 +146,15 @@ func (t *tx) drain(doc, old *api.PrivateLinkService, k *kept) {
 	k.Draining = list
 }
 
-// endDrains forgets the NAT IPs whose time is over, and returns when the next one's is.
+// endDrains ends the drains of NAT IPs and backends whose time is over, and returns when the next one's is.
 func (t *tx) endDrains() (next time.Time, err error) {
+	soonest := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
 	for _, rec := range t.view.records {
-		if len(rec.kept.Draining) == 0 {
+		if len(rec.kept.Draining)+len(rec.kept.Leaving) == 0 {
 			continue
 		}
 		k := rec.kept
@@ -156,12 +162,13 @@ func (t *tx) endDrains() (next time.Time, err error) {
 		for _, d := range rec.kept.Draining {
 			if t.now.Before(d.Until) {
 				k.Draining = append(k.Draining, d)
-				if next.IsZero() || d.Until.Before(next) {
-					next = d.Until
-				}
+				soonest(d.Until)
 			}
 		}
-		if len(k.Draining) == len(rec.kept.Draining) {
+		rest, at := endLeaving(k.Leaving, t.now)
+		k.Leaving = rest
+		soonest(at)
+		if len(k.Draining) == len(rec.kept.Draining) && slices.Equal(k.Leaving, rec.kept.Leaving) {
 			continue
 		}
 		fresh, err := newRecord(rec.resource, k)
