@@ -38,12 +38,17 @@ func newApp(env *environment) *cli.App {
 		applyCommand(env),
 		deleteCommand(env),
 		statusCommand(env),
+		eventCommand(env),
+		backupCommand(env),
+		restoreCommand(env),
 		runCommand(env),
 		downCommand(env),
+		doctorCommand(env),
 		demoCommand(env),
 		verb{name: "version", usage: "print the version", offline: true, run: printVersion}.command(env),
 		completionCommand(env),
 	}
+	app.Commands = append(app.Commands, accessCommands(env)...)
 	app.Commands = append(app.Commands, completeCommand(env, app))
 	return app
 }

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"context"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/privlink/privlink/pkg/api"
-	"github.com/privlink/privlink/pkg/auth"
 	"github.com/privlink/privlink/pkg/control"
 	"github.com/privlink/privlink/pkg/dataplane"
-	"github.com/privlink/privlink/pkg/server"
 )
 
 // daemon joins the parts of `privlink run`: it carries what the dataplane finds out to the control plane and
@@ -21,6 +16,7 @@ type daemon struct {
 	log     *logrus.Logger
 	started time.Time
 	plane   *dataplane.Dataplane
+	inside  *inside
 
 	// mu guards controller, which the dataplane's first reports precede.
 	mu         sync.Mutex
@@ -44,15 +40,12 @@ func (d *daemon) report() {
 	}
 }
 
-// identifier knows root on the socket and nobody else.
-type identifier struct{}
-
-// Identify implements server.Identifier.
-func (identifier) Identify(_ context.Context, peer server.Peer) (auth.Actor, error) {
-	if peer.Unix != nil && peer.Unix.UID == 0 {
-		actor := auth.Root()
-		actor.From = peer.Address
-		return actor, nil
+// healthChanged lets the control plane look at the probes' verdicts again.
+func (d *daemon) healthChanged() {
+	d.mu.Lock()
+	controller := d.controller
+	d.mu.Unlock()
+	if controller != nil {
+		controller.HealthChanged()
 	}
-	return auth.Actor{}, api.NewError(http.StatusUnauthorized, api.CodeUnauthorized, "", "nobody here knows who you are")
 }

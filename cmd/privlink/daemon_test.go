@@ -131,7 +131,7 @@ func TestRun_SecondDaemon_Refused(t *testing.T) {
 	l, d := gateway(t)
 	for _, c := range []struct{ name, state, socket, bpffs, want string }{
 		{"same state", d.StateDir, l.Path("s2"), l.BPFFS("b2"), "another privlink daemon uses the state folder " + d.StateDir + " (stop it, or choose another --state-dir)"},
-		{"same bpffs", l.Path("state2"), l.Path("s2"), d.BPFFS, "open dataplane: lock bpffs folder " + d.BPFFS + ": another privlink uses it (stop the other daemon, or choose another --bpffs)"},
+		{"same bpffs", l.Path("state2"), l.Path("s2"), d.BPFFS, "set up the inner network: lock namespace " + innerConfig(d.BPFFS).Namespace + ": another privlink uses it (stop the other daemon, or choose another --bpffs)"},
 		{"same socket", l.Path("state3"), d.Socket, l.BPFFS("b3"), "listen on " + d.Socket + ": another daemon answers there (stop it, or choose another --socket)"},
 	} {
 		_, err := d.Namespace.Run(t.Context(), d.Binary, "run", "--state-dir", c.state, "--socket", c.socket, "--bpffs", c.bpffs)

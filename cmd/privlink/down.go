@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
 func downCommand(env *environment) *cli.Command {
@@ -22,6 +23,9 @@ func downCommand(env *environment) *cli.Command {
 			err := dataplane.Down(ctx, dataplane.Options{BPFFS: path})
 			if errors.Is(err, dataplane.ErrLocked) {
 				return refusedErrorf("%w (stop the daemon first)", err)
+			}
+			if err == nil {
+				err = inner.Remove(innerConfig(path))
 			}
 			if err != nil {
 				return privileges(err)

@@ -121,6 +121,5 @@ func (d *daemon) Ports(context.Context) ([]server.Ports, error) {
 
 // Backends implements server.Observer.
 func (d *daemon) Backends(_ context.Context, loadBalancer string) ([]api.BackendHealth, error) {
-	var backends []api.BackendHealth
-	return backends, nil
+	return d.inside.backends(loadBalancer, d.plane.Result().Unresolved), nil
 }

@@ -62,6 +62,19 @@ func (p *printer) say(format string, args ...any) error {
 	return err
 }
 
+// line writes one of many values that come one by one: JSON on a line of its own, or a YAML document.
+func (p *printer) line(value any) error {
+	if p.format == "yaml" {
+		if _, err := fmt.Fprintln(p.w, "---"); err != nil {
+			return err
+		}
+		return p.value(value, nil)
+	}
+	encoder := json.NewEncoder(p.w)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}
+
 // columns writes aligned text.
 type columns struct {
 	tab *tabwriter.Writer

@@ -109,7 +109,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := server.New(server.Options{Controller: r.controller, Identifier: identifier{}, Observer: observed{}, Metrics: http.NotFoundHandler(),
+	s := server.New(server.Options{Controller: r.controller, Observer: observed{}, Metrics: http.NotFoundHandler(),
 		Log: log.WithField("part", "server")})
 	var ended sync.WaitGroup
 	ended.Go(func() {

@@ -17,6 +17,7 @@ import (
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/metrics"
 	"github.com/privlink/privlink/pkg/server"
+	"github.com/privlink/privlink/pkg/splice/inner"
 	"github.com/privlink/privlink/pkg/store"
 )
 
@@ -85,8 +86,16 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d := &daemon{log: log, started: c.env.now()}
+	inside, err := openInside(c.own("bpffs"), log)
+	switch {
+	case errors.Is(err, inner.ErrInUse):
+		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)
+	case err != nil:
+		return err
+	}
+	defer func() { err = errors.Join(err, inside.close()) }()
 	plane, err := dataplane.Open(ctx, dataplane.Options{
-		BPFFS: c.own("bpffs"), Pairs: config.Flows, Log: log.WithField("part", "dataplane"), Notify: d.report,
+		BPFFS: c.own("bpffs"), Pairs: config.Flows, Inner: inside.options(), Log: log.WithField("part", "dataplane"), Notify: d.report,
 	})
 	switch {
 	case errors.Is(err, dataplane.ErrLocked):
@@ -95,9 +104,12 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		return explainKernel(privileges(err), kernelRelease())
 	}
 	defer func() { err = errors.Join(err, plane.Close()) }()
-	d.plane = plane
+	d.plane, d.inside = plane, inside
+	if err := inside.join(plane, d.healthChanged); err != nil {
+		return err
+	}
 	controller, err := control.New(ctx, control.Options{
-		Store: kept, Applier: plane, AliasSuffix: config.AliasSuffix, Log: log.WithField("part", "control"),
+		Store: kept, Applier: applier{plane, inside}, Health: inside, Probes: inside.ask, AliasSuffix: config.AliasSuffix, Log: log.WithField("part", "control"),
 	})
 	if err != nil {
 		return err
@@ -110,9 +122,8 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	}
 	answering := server.New(server.Options{
 		Controller: controller,
-		Identifier: identifier{},
 		Observer:   d,
-		Metrics:    metrics.Handler(plane, c.env.now),
+		Metrics:    metrics.Handler(plane, c.env.now, inside.prober, inside.splice),
 		Log:        log.WithField("part", "server"),
 		Now:        c.env.now,
 	})
@@ -121,8 +132,9 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 
 // serve runs control plane and server until ctx ends or one of them fails, and waits for both.
 func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, answering *server.Server, listeners []net.Listener) error {
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	go func() { ended <- d.controller.Run(ctx) }()
+	go func() { ended <- d.inside.run(ctx, d.plane) }()
 	go func() { ended <- answering.Serve(ctx, listeners...) }()
 	if err := notify(c.env, "READY=1"); err != nil {
 		d.log.WithError(err).Warn("cannot tell the service manager")
@@ -133,9 +145,9 @@ func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, 
 		d.log.WithError(err).Warn("cannot tell the service manager")
 	}
 	cancel()
-	second := <-ended
+	second, third := <-ended, <-ended
 	d.log.Info("stopped; what is in the kernel goes on forwarding")
-	return errors.Join(real(first), real(second))
+	return errors.Join(real(first), real(second), real(third))
 }
 
 // real leaves out the end that was asked for.

@@ -186,6 +186,27 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	return answer, text, nil
 }
 
+// Stream sends a request whose body (nil: none) and answer are not JSON. The caller closes the answer's body.
+func (c *Client) Stream(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	var sent any
+	if body != nil {
+		sent = body
+	}
+	response, err := c.open(ctx, method, path, nil, http.Header{"Content-Type": {"application/octet-stream"}}, sent)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode >= 300 {
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err != nil {
+			return nil, &Unreachable{c.where, err}
+		}
+		return nil, refusal(response, text)
+	}
+	return response.Body, nil
+}
+
 // open sends a request and returns the response whatever its status; the caller closes its body.
 func (c *Client) open(ctx context.Context, method, path string, query url.Values, header http.Header, body any) (*http.Response, error) {
 	target := *c.base

@@ -90,3 +90,55 @@ func (s *Server) ruleHealth(r *request) (*response, error) {
 	}
 	return &response{status: http.StatusOK, body: health}, nil
 }
+
+// backendHealth answers with every backend of every rule.
+func (s *Server) backendHealth(r *request) (*response, error) {
+	id, err := r.id(api.LoadBalancers, "")
+	if err != nil {
+		return nil, err
+	}
+	resource, err := s.options.Controller.Get(r.Context(), r.actor, id)
+	if err != nil {
+		return nil, err
+	}
+	backends, err := s.options.Observer.Backends(r.Context(), api.IDOf(resource).Key())
+	return wholeList(r, backends, err)
+}
+
+// portMappings tells which frontend ports the inbound NAT rules of a pool give to one of its members.
+func (s *Server) portMappings(r *request) (*response, error) {
+	id, err := r.id(api.LoadBalancers, api.BackendAddressPools)
+	if err != nil {
+		return nil, err
+	}
+	var question api.PortMappingRequest
+	if err := r.body(&question); err != nil {
+		return nil, err
+	}
+	resource, err := s.options.Controller.Get(r.Context(), r.actor, id.Parent())
+	if err != nil {
+		return nil, err
+	}
+	lb, ok := resource.(*api.LoadBalancer)
+	if !ok || lb.Pool(id.Child) == nil {
+		return nil, api.NotFound(id)
+	}
+	answer := api.PortMappings{Value: []api.PortMapping{}}
+	for _, member := range lb.Pool(id.Child).Properties.LoadBalancerBackendAddresses {
+		ip := member.Properties.NetworkInterfaceIPConfiguration
+		if member.Properties.IPAddress != question.IPAddress && (ip == nil || question.IPConfiguration == nil || !api.SameID(ip.ID, question.IPConfiguration.ID)) {
+			continue
+		}
+		for _, mapping := range member.Properties.InboundNATRulesPortMapping {
+			protocol := api.TransportTCP
+			for i := range lb.Properties.InboundNATRules {
+				if rule := &lb.Properties.InboundNATRules[i]; strings.EqualFold(rule.Name, mapping.InboundNATRuleName) {
+					protocol = rule.Properties.Protocol
+				}
+			}
+			answer.Value = append(answer.Value, api.PortMapping{InboundNATRuleName: mapping.InboundNATRuleName, Protocol: protocol,
+				FrontendPort: mapping.FrontendPort, BackendPort: mapping.BackendPort})
+		}
+	}
+	return &response{status: http.StatusOK, body: answer}, nil
+}

@@ -53,8 +53,17 @@ func (s *Server) operations() []route {
 
 	lb := groupPath + provider + "/" + string(api.LoadBalancers) + "/{name}"
 	add(http.MethodPost, lb+"/loadBalancingRules/{child}/health", s.ruleHealth)
+	add(http.MethodGet, lb+"/backendHealth", s.backendHealth)
+	add(http.MethodPost, lb+"/backendAddressPools/{child}/queryInboundNatRulePortMapping", s.portMappings)
 	add(http.MethodGet, lb+"/networkInterfaces", s.loadBalancerInterfaces)
 	add(http.MethodGet, groupPath+provider+"/"+string(api.NetworkInterfaces)+"/{name}/loadBalancers", s.interfaceLoadBalancers)
+
+	network := groupPath + provider + "/" + string(api.VirtualNetworks) + "/{name}"
+	add(http.MethodGet, network+"/usages", s.networkUsage)
+	add(http.MethodGet, network+"/CheckIPAddressAvailability", s.checkAddress)
+	// Network policies have no meaning here; the calls that prepare a subnet for them have nothing to do.
+	add(http.MethodPost, network+"/subnets/{child}/PrepareNetworkPolicies", s.nothingToPrepare)
+	add(http.MethodPost, network+"/subnets/{child}/UnprepareNetworkPolicies", s.nothingToPrepare)
 
 	for _, scope := range []string{subscriptionPath, groupPath} {
 		location := scope + provider + "/locations/{location}"
@@ -70,7 +79,10 @@ func (s *Server) operations() []route {
 	add(http.MethodPost, "/privlink/batch", s.batch)
 	list = append(list,
 		route{method: http.MethodGet, path: "/privlink/status", handle: s.status, anyScope: true, needs: auth.Read},
+		route{method: http.MethodGet, path: "/privlink/backup", handle: s.backup, anyScope: true, needs: auth.Control},
+		route{method: http.MethodPost, path: "/privlink/restore", handle: s.restore, anyScope: true, needs: auth.Control},
 		route{method: http.MethodGet, path: "/metrics", handle: s.metrics, anyScope: true, needs: auth.Read},
 	)
+	list = append(list, s.accessOperations()...)
 	return list
 }

@@ -19,7 +19,7 @@ type Peer struct {
 	Unix *UnixPeer
 	// Certificate is the verified client certificate of a TLS connection, or nil.
 	Certificate *x509.Certificate
-	// Token is the bearer token of the request, or empty. Not on the Unix socket.
+	// Token is the bearer token of the request, or empty.
 	Token string
 	// Address is where the request came from, for the audit log.
 	Address string
@@ -85,19 +85,26 @@ func peerGroups(fd int) ([]uint32, error) {
 	return groups, nil
 }
 
+// tokenPrefix begins every token that the control plane makes.
+const tokenPrefix = "plk_"
+
 // peerOf collects the credentials of a request.
 func peerOf(r *http.Request) Peer {
 	peer := Peer{Address: r.RemoteAddr}
 	if who, ok := r.Context().Value(peerKey{}).(*UnixPeer); ok {
 		peer.Unix = who
-		peer.Address = fmt.Sprintf("unix pid %d", who.PID)
-		return peer
+		peer.Address = fmt.Sprintf("unix pid %d uid %d", who.PID, who.UID)
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		peer.Certificate = r.TLS.PeerCertificates[0]
 	}
 	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		peer.Token = strings.TrimSpace(token)
+	}
+	// The kernel has said who is at the other end of the Unix socket. Clients made for the cloud send a token of
+	// their own there, which means nothing; one of ours takes precedence.
+	if peer.Unix != nil && !strings.HasPrefix(peer.Token, tokenPrefix) {
+		peer.Token = ""
 	}
 	return peer
 }

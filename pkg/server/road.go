@@ -43,7 +43,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	log := s.options.Log.WithFields(logrus.Fields{"request": id, "method": r.Method, "path": r.URL.Path})
 	defer func() {
-		if cause := recover(); cause != nil && cause != http.ErrAbortHandler {
+		cause := recover()
+		if cause == http.ErrAbortHandler {
+			panic(cause) // the handler wants the connection cut
+		}
+		if cause != nil {
 			log.WithFields(logrus.Fields{"cause": cause, "stack": string(debug.Stack())}).Error("request ended in a panic")
 			writeError(w, api.NewError(http.StatusInternalServerError, api.CodeInternal, "", "internal error (request %s)", id))
 		}

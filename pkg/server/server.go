@@ -19,6 +19,22 @@ type Identifier interface {
 	Identify(ctx context.Context, peer Peer) (auth.Actor, error)
 }
 
+// principals are those that the control plane knows.
+type principals struct{ *control.Controller }
+
+// Identify implements Identifier.
+func (p principals) Identify(ctx context.Context, peer Peer) (auth.Actor, error) {
+	credentials := auth.Credentials{Token: peer.Token, From: peer.Address}
+	if peer.Unix != nil {
+		uid := peer.Unix.UID
+		credentials.UID, credentials.GIDs = &uid, append([]uint32{peer.Unix.GID}, peer.Unix.Groups...)
+	}
+	if peer.Certificate != nil {
+		credentials.Certificate = peer.Certificate.Subject.CommonName
+	}
+	return p.Controller.Identify(ctx, credentials)
+}
+
 // Observer is what the API tells of the dataplane.
 type Observer interface {
 	// Status is how daemon and dataplane are.
@@ -48,6 +64,7 @@ type Ports struct {
 // Options are what a Server is made of.
 type Options struct {
 	Controller *control.Controller
+	// Identifier is nil for the Controller's own principals.
 	Identifier Identifier
 	Observer   Observer
 	// Metrics answers /metrics.
@@ -74,6 +91,9 @@ func New(options Options) *Server {
 	}
 	if options.Now == nil {
 		options.Now = time.Now
+	}
+	if options.Identifier == nil {
+		options.Identifier = principals{options.Controller}
 	}
 	s := &Server{options: options}
 	s.routes = newRoutes(s.operations())

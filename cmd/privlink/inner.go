@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/control"
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/probe"
+	"github.com/privlink/privlink/pkg/splice"
+	"github.com/privlink/privlink/pkg/splice/inner"
+)
+
+// innerKey is the inner VNet's key in the dataplane; resources have ids that begin with a slash.
+const innerKey = "inner"
+
+// innerConfig names the inner VNet of the daemon with these pins: several daemons on one machine have
+// several.
+func innerConfig(bpffs string) inner.Config {
+	bpffs = filepath.Clean(bpffs)
+	if bpffs == filepath.Clean(defaultBPFFS) {
+		return inner.Config{}
+	}
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(bpffs)) // never fails
+	return inner.Config{Namespace: filepath.Base(bpffs) + "-inner", Interface: fmt.Sprintf("pli-%08x", sum.Sum32())}
+}
+
+// inside is what the daemon runs in the inner VNet: the splice, and the prober.
+type inside struct {
+	log     logrus.FieldLogger
+	network *inner.Network
+	splice  *splice.Server
+	dialer  *inner.Dialer
+	prober  *probe.Prober
+
+	mu    sync.Mutex
+	state dataplane.State // applied last
+}
+
+// openInside makes the network and listens: programs of an earlier daemon bring connections at once, which wait.
+func openInside(bpffs string, log logrus.FieldLogger) (*inside, error) {
+	network, err := inner.Setup(innerConfig(bpffs))
+	if err != nil {
+		return nil, fmt.Errorf("set up the inner network: %w", privileges(err))
+	}
+	server, err := splice.New(network, splice.Config{}, log.WithField("part", "splice"))
+	if err != nil {
+		network.Close()
+		return nil, err
+	}
+	return &inside{log: log, network: network, splice: server}, nil
+}
+
+// options are what the dataplane has to know of the inner VNet.
+func (in *inside) options() dataplane.Inner {
+	return dataplane.Inner{Network: innerKey, Interface: in.network.Interface(), Listen: inner.Listen(), Sources: inner.Sources()}
+}
+
+// join makes the prober, which goes out through the dataplane; changed is called when a verdict has.
+func (in *inside) join(plane *dataplane.Dataplane, changed func()) (err error) {
+	if in.dialer, err = inner.NewDialer(in.network, plane, inner.MaxDialers-1); err != nil {
+		return err
+	}
+	in.prober = probe.New(in.dialer.Dial, func(probe.Result) { changed() }, in.log.WithField("part", "probe"))
+	return nil
+}
+
+// run serves until ctx ends.
+func (in *inside) run(ctx context.Context, plane *dataplane.Dataplane) error {
+	var group sync.WaitGroup
+	group.Go(func() { in.prober.Run(ctx) })
+	err := in.splice.Run(ctx, plane)
+	group.Wait()
+	return err
+}
+
+// close releases handles; network and namespace stay for the next daemon.
+func (in *inside) close() error {
+	if in.dialer != nil {
+		in.dialer.Close()
+	}
+	return in.network.Close()
+}
+
+// Probe implements control.Health.
+func (in *inside) Probe(key string) (healthy, known bool) {
+	r, known := in.prober.Result(key)
+	return r.Healthy, known
+}
+
+// ask takes what the control plane wants to be probed.
+func (in *inside) ask(probes []control.Probe) {
+	checks := make([]probe.Check, len(probes))
+	kinds := map[api.ProbeProtocol]probe.Kind{api.ProbeTCP: probe.TCP, api.ProbeHTTP: probe.HTTP, api.ProbeHTTPS: probe.HTTPS}
+	for i, p := range probes {
+		checks[i] = probe.Check{
+			Key: p.Key, Kind: kinds[p.Protocol], To: inner.Destination{RuleSet: p.RuleSet, Rule: p.Rule, Target: p.Target},
+			Path: p.Path, Header: p.Header, Expects: p.Expects, Interval: p.Interval, Threshold: p.Threshold,
+		}
+	}
+	in.prober.Set(checks)
+}
+
+// applier gives States to the dataplane and cuts the proxied connections of links that are no longer approved.
+type applier struct {
+	plane  *dataplane.Dataplane
+	inside *inside
+}
+
+// Apply implements control.Applier.
+func (a applier) Apply(ctx context.Context, s dataplane.State) (dataplane.Result, error) {
+	result, err := a.plane.Apply(ctx, s)
+	if err != nil {
+		return result, err
+	}
+	a.inside.mu.Lock()
+	a.inside.state = s
+	a.inside.mu.Unlock()
+	if a.inside.splice.Stats().Active > 0 {
+		approved := make(map[string]bool, len(s.Links))
+		for _, l := range s.Links {
+			approved[l.Key] = l.State == dataplane.LinkApproved
+		}
+		if n := a.inside.splice.Cut(func(id *splice.Identity) bool { return !approved[id.Link] }); n > 0 {
+			a.inside.log.WithField("connections", n).Info("proxied connections cut")
+		}
+	}
+	return result, nil
+}
+
+// backends are those of a load balancer's rules: each once, as the service sees it if there is one.
+func (in *inside) backends(loadBalancer string, unresolved []dataplane.Address) []api.BackendHealth {
+	in.mu.Lock()
+	state := in.state
+	in.mu.Unlock()
+	silent := make(map[dataplane.Address]bool, len(unresolved))
+	for _, a := range unresolved {
+		silent[a] = true
+	}
+	type place struct{ rule, address string }
+	seen := make(map[place]int)
+	list := []api.BackendHealth{}
+	for _, set := range state.RuleSets {
+		for _, rule := range set.Rules {
+			name, ok := strings.CutPrefix(rule.Key, set.Key+"|"+strings.ToLower(loadBalancer)+"/"+strings.ToLower(api.LoadBalancingRules)+"/")
+			if !ok {
+				continue
+			}
+			for _, t := range rule.Targets {
+				b := in.backend(name, t, silent[dataplane.Address{Network: set.Network, Addr: t.Addr}])
+				at := place{name, b.Address}
+				if i, ok := seen[at]; ok {
+					// The frontend itself and its service: what is wrong in either is worth more.
+					if list[i].State == api.BackendUp && b.State != api.BackendUp {
+						list[i] = b
+					}
+					continue
+				}
+				seen[at] = len(list)
+				list = append(list, b)
+			}
+		}
+	}
+	return list
+}
+
+func (in *inside) backend(rule string, t dataplane.Target, silent bool) api.BackendHealth {
+	b := api.BackendHealth{Rule: rule, Pool: t.Pool[strings.LastIndexByte(t.Pool, '/')+1:], Address: t.Addr.String(), State: api.BackendUp}
+	result, known := in.prober.Result(t.Probe)
+	switch {
+	case t.Probe == "":
+		b.Reason = "no probe"
+	case !known:
+		b.Reason = "not probed yet"
+	default:
+		b.Reason = result.Reason
+	}
+	switch {
+	case silent:
+		b.State, b.Reason = api.BackendUnresolved, "nobody answers ARP for its address"
+	case t.NoNew:
+		b.State, b.Reason = api.BackendDown, "adminState Down; "+b.Reason
+	case !t.Healthy, known && !result.Healthy:
+		b.State = api.BackendDown
+	}
+	return b
+}
+
+// CheckAttachment implements control.AttachmentChecker.
+func (a applier) CheckAttachment(x dataplane.Attachment) error { return a.plane.CheckAttachment(x) }

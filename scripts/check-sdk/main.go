@@ -1,0 +1,109 @@
+// Check-sdk drives a real daemon with the Azure SDK for Go: the whole story of a private link with the newest
+// major and with the oldest one that is supported, every operation at least once, real packets before and after each
+// decision. It prints one line per operation and ends with "N passed, M failed". It needs root.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+
+	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/scripts/check-sdk/check"
+	"github.com/privlink/privlink/scripts/check-sdk/newest"
+	"github.com/privlink/privlink/scripts/check-sdk/oldest"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	count := &check.Count{Out: os.Stdout}
+	err := lab.Run(ctx, lab.Options{Name: "check-sdk", Log: os.Stderr}, func(ctx context.Context, l *lab.Lab) error {
+		return tell(ctx, l, count)
+	})
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "check-sdk: %v\n", err)
+		count.Failed++
+	}
+	fmt.Printf("%d passed, %d failed\n", count.Passed, count.Failed)
+	if count.Failed > 0 {
+		os.Exit(1)
+	}
+}
+
+// page is what the provider's web server says.
+const page = "hello from the provider"
+
+// tell builds the topology, starts the daemon and tells the story with both majors.
+func tell(ctx context.Context, l *lab.Lab, count *check.Count) error {
+	gateway, web, client := l.Namespace("gateway"), l.Namespace("web"), l.Namespace("client")
+	l.Veth(gateway, "eth1", web, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: check.BackendIP + "/16"}})
+	l.Veth(gateway, "eth2", client, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.1.4/16"}})
+	web.Nginx(ctx, lab.NginxOptions{Listen: []string{"80"}, Files: map[string]string{"index.html": page}})
+	daemon := gateway.Daemon(ctx, lab.DaemonOptions{Binary: l.Build(ctx, "./cmd/privlink")})
+
+	story := &check.Story{
+		Count: count, Provider: "provider", Consumer: "consumer", Group: "rg", Credential: anyToken{}, Options: overSocket(daemon.Socket),
+		Attach: func(ctx context.Context) error {
+			for _, line := range [][]string{
+				{"vnet", "attach", "datacenter", "--interface", "eth1", "--subscription", "provider"},
+				{"vnet", "attach", "home", "--interface", "eth2", "--subscription", "consumer"},
+			} {
+				if _, err := daemon.CLI(ctx, append(line, "--resource-group", "rg")...); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Passes: func(ctx context.Context) bool {
+			out, err := client.Run(ctx, "curl", "-sS", "--connect-timeout", "1", "-m", "3", "http://"+check.EndpointIP+"/")
+			return err == nil && out == page
+		},
+	}
+	for _, major := range []struct {
+		name string
+		tell func(context.Context, *check.Story) error
+	}{{"newest major, api-version 2025-05-01", newest.Tell}, {"oldest major, api-version 2022-01-01", oldest.Tell}, {"newest major alone", newest.Extra}} {
+		fmt.Fprintf(count.Out, "-- %s\n", major.name)
+		began := time.Now()
+		if err := major.tell(ctx, story); err != nil {
+			return fmt.Errorf("%s: %w", major.name, err)
+		}
+		fmt.Fprintf(count.Out, "-- took %s\n", time.Since(began).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// anyToken is a credential that no cloud gave: on the Unix socket the kernel says who asks.
+type anyToken struct{}
+
+// GetToken implements azcore.TokenCredential.
+func (anyToken) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {
+	return azcore.AccessToken{Token: "none", ExpiresOn: time.Now().Add(time.Hour)}, nil
+}
+
+// overSocket lets the SDK talk to a daemon's Unix socket.
+func overSocket(path string) *arm.ClientOptions {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}}
+	return &arm.ClientOptions{ClientOptions: policy.ClientOptions{
+		Cloud: cloud.Configuration{Services: map[cloud.ServiceName]cloud.ServiceConfiguration{
+			cloud.ResourceManager: {Endpoint: "http://privlink", Audience: "privlink"},
+		}},
+		InsecureAllowCredentialWithHTTP: true,
+		Transport:                       &http.Client{Transport: transport},
+		Retry:                           policy.RetryOptions{MaxRetries: -1}, // a refusal is what is to be seen
+	}}
+}
