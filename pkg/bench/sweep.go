@@ -9,11 +9,9 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
 )
-
-// sweepSlots is how many slots privlink visits in one run of the sweep.
-const sweepSlots = 65536
 
 // Sweep opens a million flows, lets them expire, and removes them with privlink's own sweep,
 // run from here while the daemon is away. Time is an input: the stamps are set back instead of
@@ -92,7 +90,7 @@ func Sweep(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report,
 		costLine{section: section, name: "opening " + count(flows) + " flows", times: opening, unit: "ms"},
 		costLine{section: section, name: "removing them (two passes)", times: removing, unit: "ms"},
 		costLine{section: section, name: "a pass over an empty table", times: idle, unit: "ms"},
-		costLine{section: section, name: "longest slice of 65,536 slots", times: longest, unit: "ms"})
+		costLine{section: section, name: fmt.Sprintf("longest slice of %d slots", dataplane.SweepSlice), times: longest, unit: "ms"})
 	r.AddSeries("sweep.cost_vs_opening", removing.Min()/opening.Min(), "ratio", ratios)
 	r.AddSeries("sweep.longest_slice_ms", longest.Min(), "ms", longest)
 	return nil
@@ -117,8 +115,8 @@ func (s *sweeper) pass() (total, longest time.Duration, err error) {
 	s.found = sliceResult{}
 	err = s.core.Do(s.net.Topology.Gateway(), func() error {
 		slots := s.flows.MaxEntries()
-		for first := uint32(0); first < slots; first += sweepSlots {
-			slice := sliceResult{First: first, Count: min(sweepSlots, slots-first)}
+		for first := uint32(0); first < slots; first += dataplane.SweepSlice {
+			slice := sliceResult{First: first, Count: min(dataplane.SweepSlice, slots-first)}
 			start := time.Now()
 			if _, err := s.program.Run(&ebpf.RunOptions{Context: &slice, ContextOut: &slice}); err != nil {
 				return fmt.Errorf("sweep from slot %d: %w", first, err)

@@ -51,7 +51,7 @@ func (d *Dataplane) Audit(ctx context.Context) ([]Leak, error) {
 	pairs := make(map[uint32]uint32) // by slot of the link
 	config := d.k.config.load(0)
 	for slot := range d.k.flows.count {
-		if slot%sweepSlice == 0 && ctx.Err() != nil {
+		if slot%SweepSlice == 0 && ctx.Err() != nil {
 			return nil, fmt.Errorf("audit the ports: %w", ctx.Err())
 		}
 		state := uint32(d.k.flows.word(slot, 0)) & 3

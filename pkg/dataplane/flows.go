@@ -69,7 +69,7 @@ func (k *kernel) read(slot uint32) (entry, bool) {
 // scan calls f for every entry that is LIVE, until f says false.
 func (k *kernel) scan(ctx context.Context, f func(entry) bool) error {
 	for slot := range k.flows.count {
-		if slot%sweepSlice == 0 {
+		if slot%SweepSlice == 0 {
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("read the flow table: %w", err)
 			}

@@ -7,12 +7,12 @@ import (
 	"unsafe"
 )
 
-// Times and sizes of the sweep.
-const (
-	sweepInterval = time.Second
-	// sweepSlice is how many slots one run of the program visits: 1 ms.
-	sweepSlice = 65536
-)
+// sweepInterval is the time between two sweeps of the whole table.
+const sweepInterval = time.Second
+
+// SweepSlice is how many slots one run of the program visits, during which its CPU does nothing
+// else: 0.2 ms where nothing expires, 2 ms where everything does (65,536 took up to 8 ms then).
+const SweepSlice = 16384
 
 // SweepStats counts what the last complete sweep of the flow table saw.
 type SweepStats struct {
@@ -65,11 +65,11 @@ func (d *Dataplane) sweepOnce(ctx context.Context) error {
 	var pass SweepStats
 	// Before the sweep: what a domain asks for meanwhile is the next one's.
 	d.k.table.store32(0, unsafe.Offsetof(bpfTable{}.WantedSweep), 0)
-	for first := uint32(0); first < d.k.flows.count; first += sweepSlice {
+	for first := uint32(0); first < d.k.flows.count; first += SweepSlice {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("sweep from slot %d: %w", first, err)
 		}
-		slice := bpfSweep{First: first, Count: min(sweepSlice, d.k.flows.count-first)}
+		slice := bpfSweep{First: first, Count: min(SweepSlice, d.k.flows.count-first)}
 		if err := runSyscall(d.k.sweep, &slice); err != nil {
 			return fmt.Errorf("sweep from slot %d: %w", first, err)
 		}
