@@ -199,6 +199,13 @@ func (d *Dataplane) readKernel() error {
 	d.links.rest(func(s uint32) bool { return k.links.load(s).Gen != 0 }, 0)
 	d.backends.rest(func(s uint32) bool { return k.backends.load(s).Gen != 0 }, 0)
 	d.natsets.rest(func(s uint32) bool { return k.natsets.load(s).Count != 0 }, 0)
+	// Ended flows of a network that is gone stay for minutes under its number.
+	if err := k.scan(context.Background(), func(e entry) bool {
+		d.vnets.cursor = max(d.vnets.cursor, uint32(e.Key.Vnet)+1)
+		return true
+	}); err != nil {
+		return err
+	}
 
 	if err := k.clearDials(); err != nil {
 		return err

@@ -15,7 +15,13 @@
 //     hash that stands beside it in the kernel; a number that was given back rests two sweeps.
 //   - Closing leaves everything forwarding. Down removes what privlink made, and nothing else.
 //
-// It imports pkg/neigh (ARP) and pkg/maglev (tables), and nothing of privlink's above itself.
+// It imports pkg/neigh (ARP), pkg/maglev (tables) and pkg/splice (whose Gateway it is), and nothing of
+// privlink's above itself.
+//
+// Files: state.go and result.go are the contract; plan.go compiles a State, apply.go writes it,
+// interfaces.go and attach.go deal with interfaces, kernel.go and bpffs.go with what is loaded and
+// pinned, run.go with what happens by itself, sweep.go and ending.go with flows that end, flows.go,
+// stats.go and audit.go read, door.go serves the splice path and the probes.
 //
 // Tests need root and a kernel of 6.1 or newer: go test ./pkg/dataplane/
 package dataplane

@@ -154,7 +154,9 @@ func (d *Dataplane) planClaims(p *plan) error {
 				return fmt.Errorf("compile rule set %s: %s is no IPv4 address", rs.Key, s.Addr)
 			}
 			key := neigh.Key{VNet: vnet, Addr: s.Addr}
-			p.claims[key] = true
+			if rs.Network != d.inner.Network {
+				p.claims[key] = true // in the inner network nobody else could have it
+			}
 			p.addresses[addressKey(key)] = d.address(key, bpfAddressKindADDR_NAT, 0)
 		}
 	}
@@ -275,7 +277,7 @@ func (d *Dataplane) planNatset(p *plan, rs *RuleSet) (uint32, error) {
 	parts := []string{"natset", rs.Key, strconv.Itoa(int(set.Vnet))}
 	for _, s := range rs.Sources {
 		key := neigh.Key{VNet: set.Vnet, Addr: s.Addr}
-		if s.Draining || !d.prober.Get(key).Ours {
+		if s.Draining || rs.Network != d.inner.Network && !d.prober.Get(key).Ours {
 			continue
 		}
 		if int(set.Count) == len(set.Addr) {

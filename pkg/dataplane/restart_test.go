@@ -14,6 +14,7 @@ import (
 func TestOpen_AfterClose_FlowsAndNumbersStay(t *testing.T) {
 	for _, hook := range []string{hookTCX, hookClsact} {
 		t.Run(hook, func(t *testing.T) {
+			needsHook(t, hook)
 			g, consumer, provider, s := newPair(t)
 			g.edit = func(o *Options) { o.NoTCX = hook == hookClsact }
 			g.open()
@@ -102,6 +103,7 @@ func TestOpen_OtherLayout_IsRefused(t *testing.T) {
 func TestDown_Everything_IsGone(t *testing.T) {
 	for _, hook := range []string{hookTCX, hookClsact} {
 		t.Run(hook, func(t *testing.T) {
+			needsHook(t, hook)
 			g, _, _, s := newPair(t)
 			g.edit = func(o *Options) { o.NoTCX = hook == hookClsact }
 			g.open()

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf/features"
 	"github.com/privlink/privlink/pkg/lab"
 )
 
@@ -38,6 +39,22 @@ func dial(n *lab.Namespace, address string) (net.Conn, error) {
 	return n.Dial(ctx, "tcp", "", address)
 }
 
+// needsHook skips a test on a kernel that is older than TCX.
+func needsHook(t *testing.T, hook string) {
+	t.Helper()
+	if hook != hookTCX {
+		return
+	}
+	version, err := features.LinuxVersionCode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const six6 = 6<<16 | 6<<8
+	if version < six6 {
+		t.Skipf("TCX is of kernel 6.6, this is %d.%d", version>>16, version>>8&0xff)
+	}
+}
+
 // say sends a line and wants it back.
 func say(c net.Conn, line string) error {
 	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
@@ -53,6 +70,7 @@ func say(c net.Conn, line string) error {
 func TestApply_Approved_CarriesTraffic(t *testing.T) {
 	for _, hook := range []string{hookTCX, hookClsact} {
 		t.Run(hook, func(t *testing.T) {
+			needsHook(t, hook)
 			g, consumer, provider, s := newPair(t)
 			g.edit = func(o *Options) { o.NoTCX = hook == hookClsact }
 			g.open()
