@@ -1,0 +1,391 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/lab/load"
+)
+
+// marker is in every frame of the attacker's, in its first 8 bytes of payload and again later.
+var marker = []byte("@HOSTILE")
+
+// attack makes frames as nobody decent does.
+type attack struct {
+	own, gateway net.HardwareAddr // MACs
+	frames       [][]byte
+}
+
+func (a *attack) add(l ...gopacket.SerializableLayer) []byte {
+	buffer := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, l...); err != nil {
+		panic(err) // the layers are constant
+	}
+	f := bytes.Clone(buffer.Bytes())
+	a.frames = append(a.frames, f)
+	return f
+}
+
+func payload() gopacket.Payload { return bytes.Repeat(marker, 8) }
+
+func (a *attack) eth(kind layers.EthernetType) *layers.Ethernet {
+	return &layers.Ethernet{SrcMAC: a.own, DstMAC: a.gateway, EthernetType: kind}
+}
+
+func ipv4(src, dst string, protocol layers.IPProtocol) *layers.IPv4 {
+	return &layers.IPv4{Version: 4, IHL: 5, TTL: 64, Id: 7, Protocol: protocol, SrcIP: net.ParseIP(src), DstIP: net.ParseIP(dst)}
+}
+
+// each L4 that a packet between two addresses may have; ports of a TCP packet are those of a flow of somebody else.
+func (a *attack) all(eth *layers.Ethernet, src, dst string, sport, dport uint16) {
+	ip := ipv4(src, dst, layers.IPProtocolUDP)
+	udp := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
+	_ = udp.SetNetworkLayerForChecksum(ip)
+	a.add(eth, ip, udp, payload())
+	for _, flags := range []layers.TCP{{SYN: true}, {ACK: true, PSH: true}, {RST: true}, {RST: true, ACK: true}, {FIN: true, ACK: true}, {SYN: true, ACK: true}, {}} {
+		ip := ipv4(src, dst, layers.IPProtocolTCP)
+		tcp := flags
+		tcp.SrcPort, tcp.DstPort, tcp.Seq, tcp.Ack, tcp.Window = layers.TCPPort(sport), layers.TCPPort(dport), 1, 1, 65535
+		_ = tcp.SetNetworkLayerForChecksum(ip)
+		a.add(eth, ip, &tcp, payload())
+	}
+	for _, protocol := range []layers.IPProtocol{layers.IPProtocolSCTP, layers.IPProtocolGRE, layers.IPProtocolIGMP, layers.IPProtocolIPIP, 255} {
+		a.add(eth, ipv4(src, dst, protocol), payload())
+	}
+	a.add(eth, ipv4(src, dst, layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0)}, payload())
+	a.add(eth, ipv4(src, dst, layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(5, 1)}, payload())
+}
+
+// quote sends ICMP errors about a packet of somebody else's flow.
+func (a *attack) quote(src, dst string, quoted *layers.IPv4, sport, dport uint16) {
+	for _, kind := range [][2]uint8{{3, 1}, {3, 3}, {3, 4}, {11, 0}, {12, 0}, {4, 0}} {
+		l4 := make([]byte, 8)
+		binary.BigEndian.PutUint16(l4, sport)
+		binary.BigEndian.PutUint16(l4[2:], dport)
+		inner := gopacket.NewSerializeBuffer()
+		if err := gopacket.SerializeLayers(inner, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+			quoted, gopacket.Payload(append(l4, payload()...))); err != nil {
+			panic(err) // the layers are constant
+		}
+		a.add(a.eth(layers.EthernetTypeIPv4), ipv4(src, dst, layers.IPProtocolICMPv4),
+			&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind[0], kind[1]), Seq: 576}, gopacket.Payload(inner.Bytes()))
+	}
+}
+
+// fragments: tiny first ones, overlapping ones, and ones whose first never comes.
+func (a *attack) fragments(src, dst string, dport uint16) {
+	for _, f := range []struct {
+		offset uint16
+		more   bool
+		size   int
+	}{{0, true, 8}, {1, true, 8}, {1, false, 64}, {0, true, 64}, {2, false, 64}, {8191, false, 64}, {8, true, 24}, {8, true, 61}} {
+		ip := ipv4(src, dst, layers.IPProtocolTCP)
+		ip.FragOffset = f.offset
+		if f.more {
+			ip.Flags = layers.IPv4MoreFragments
+		}
+		data := bytes.Repeat(marker, 9)[:max(f.size, 8)]
+		if f.offset == 0 {
+			binary.BigEndian.PutUint16(data, 5555)
+			binary.BigEndian.PutUint16(data[2:], dport)
+		}
+		a.add(a.eth(layers.EthernetTypeIPv4), ip, gopacket.Payload(data))
+	}
+}
+
+func (a *attack) arp(op uint16, senderMAC net.HardwareAddr, sender, target string) {
+	a.add(&layers.Ethernet{SrcMAC: a.own, DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeARP}, &layers.ARP{
+		AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: op,
+		SourceHwAddress: senderMAC, SourceProtAddress: net.ParseIP(sender).To4(),
+		DstHwAddress: make([]byte, 6), DstProtAddress: net.ParseIP(target).To4(),
+	}, payload())
+}
+
+func (a *attack) ipv6() {
+	all := net.ParseIP("ff02::1")
+	for _, dst := range []net.IP{all, net.ParseIP("2001:db8::4"), net.ParseIP("fe80::1")} {
+		ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: net.ParseIP("2001:db8::66"), DstIP: dst}
+		udp := &layers.UDP{SrcPort: 5555, DstPort: 53}
+		_ = udp.SetNetworkLayerForChecksum(ip)
+		a.add(a.eth(layers.EthernetTypeIPv6), ip, udp, payload())
+	}
+}
+
+// tagged sends some frames again with VLAN tags in front.
+func (a *attack) tagged(frames [][]byte) {
+	for _, tag := range [][]byte{{0x81, 0, 0, 0}, {0x81, 0, 0, 1}, {0x81, 0, 0, 100}, {0x88, 0xa8, 0, 5, 0x81, 0, 0, 6}, {0x81, 0, 0, 1, 0x81, 0, 0, 2}} {
+		for _, f := range frames {
+			a.frames = append(a.frames, append(append(append([]byte(nil), f[:12]...), tag...), f[12:]...))
+		}
+	}
+}
+
+// victim is a TCP flow of the other consumer, as both sides see it.
+func (r *rig) victim(network string) dataplane.Flow {
+	r.t.Helper()
+	var found dataplane.Flow
+	r.Wait("a flow of the other consumer", 10*time.Second, func() error {
+		err := r.d.Flows(context.Background(), func(f dataplane.Flow) bool {
+			if f.Network == network && f.Protocol == dataplane.ProtocolTCP && f.Endpoint.Port() == load.PortEcho {
+				found = f
+			}
+			return true
+		})
+		if err == nil && !found.Client.IsValid() {
+			err = errEarly
+		}
+		return err
+	})
+	return found
+}
+
+// build makes all the frames that a hostile consumer in c1 sends. The other consumer's endpoint is otherEndpoint.
+func (r *rig) build(otherEndpoint string) *attack {
+	vm := r.consumers[0]
+	a := &attack{own: vm.MAC("eth0"), gateway: r.gw.MAC("c1")}
+	flow := r.victim("c2")
+	port, nat := flow.Client.Port(), flow.NAT.Port()
+	plain := a.eth(layers.EthernetTypeIPv4)
+	everywhere := []string{otherEndpoint, natIP, backendIP, "10.0.1.4", "10.0.0.1", "100.64.0.1", "100.64.0.2", "127.0.0.1",
+		"169.254.169.254", "224.0.0.1", "255.255.255.255", "10.0.255.255", "0.0.0.0", "192.0.2.1"}
+	sources := []string{clientIP, "10.0.1.5", otherEndpoint, natIP, backendIP, endpointIP, "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "100.64.0.1"}
+	for _, dst := range everywhere {
+		for _, src := range sources {
+			a.all(plain, src, dst, port, load.PortEcho)
+		}
+		a.all(plain, backendIP, dst, load.PortEcho, nat) // as an answer of the backend's
+		a.fragments(clientIP, dst, load.PortEcho)
+		a.quote(clientIP, dst, ipv4(clientIP, endpointIP, layers.IPProtocolTCP), port, load.PortEcho)
+		a.quote(backendIP, natIP, ipv4(natIP, backendIP, layers.IPProtocolTCP), nat, load.PortEcho)
+	}
+	// To its own endpoint: what the link's state does not let through.
+	a.all(plain, clientIP, endpointIP, port, load.PortEcho)
+	a.fragments(clientIP, endpointIP, load.PortEcho)
+	a.quote(clientIP, endpointIP, ipv4(endpointIP, clientIP, layers.IPProtocolTCP), load.PortEcho, port)
+	for _, mac := range []net.HardwareAddr{r.gw.MAC("c2"), r.gw.MAC("web"), r.consumers[1].MAC("eth0"), r.backend.MAC("eth0"),
+		layers.EthernetBroadcast, {0x01, 0, 0x5e, 0, 0, 1}, {0x01, 0x80, 0xc2, 0, 0, 0}, {2, 0, 0, 9, 9, 9}} {
+		to, from := a.eth(layers.EthernetTypeIPv4), a.eth(layers.EthernetTypeIPv4)
+		to.DstMAC, from.SrcMAC = mac, mac
+		for _, dst := range []string{otherEndpoint, backendIP, natIP, endpointIP} {
+			a.all(to, clientIP, dst, port, load.PortEcho)
+			if mac[0]&1 == 0 {
+				a.all(from, clientIP, dst, port, load.PortEcho)
+			}
+		}
+	}
+	few := append([][]byte(nil), a.frames[:40]...)
+	a.ipv6()
+	a.tagged(append(few, a.frames[len(a.frames)-3:]...))
+	for _, address := range []string{endpointIP, otherEndpoint, natIP, backendIP, clientIP, "10.0.0.1"} {
+		for op := range uint16(3) {
+			a.arp(op+1, a.own, address, address)
+			a.arp(op+1, a.own, address, endpointIP)
+			a.arp(op+1, r.consumers[1].MAC("eth0"), address, address)
+		}
+	}
+	for _, kind := range []layers.EthernetType{layers.EthernetTypeMPLSUnicast, layers.EthernetTypePPPoESession, 0x88cc, 0x0042} {
+		a.add(a.eth(kind), payload())
+	}
+	a.frames = append(a.frames, append(append(append([]byte(nil), a.gateway...), a.own...), 8, 0, 0x45)) // short
+	return a
+}
+
+// send injects everything and waits until the gateway has seen it: its program counts what it does not forward.
+func (r *rig) send(a *attack) {
+	r.t.Helper()
+	seen := func() (n uint64) {
+		stats, err := r.gw.Netlink().LinkByName("c1")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return stats.Attrs().Statistics.RxPackets
+	}
+	before := seen()
+	for from := 0; from < len(a.frames); from += 50 {
+		if err := r.consumers[0].Inject("eth0", a.frames[from:min(from+50, len(a.frames))]...); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	r.Wait("the gateway to receive the attack", 20*time.Second, func() error {
+		if n := seen() - before; n < uint64(len(a.frames)) {
+			return fmt.Errorf("%d of %d frames", n, len(a.frames))
+		}
+		return nil
+	})
+	// The last frames are in its queue, which is served in order for each CPU: what comes after them has been served.
+	r.more(5)
+}
+
+// others captures every interface of every network but the attacker's, at both ends, and what the attacker gets.
+func (r *rig) others() func() (crossed []string) {
+	captures := map[string]*lab.Capture{
+		"c2 eth0": r.consumers[1].Capture("eth0"), "gateway's c2": r.gw.Capture("c2"),
+		"web eth0": r.backend.Capture("eth0"), "gateway's web": r.gw.Capture("web"), "gateway's lo": r.gw.Capture("lo"),
+	}
+	return func() (crossed []string) {
+		for name, c := range captures {
+			for _, p := range c.Stop() {
+				if bytes.Contains(p.Data, marker) {
+					crossed = append(crossed, fmt.Sprintf("%s: %x", name, p.Data[:min(len(p.Data), 64)]))
+				}
+			}
+			if n := c.Overflow(); n > 0 {
+				crossed = append(crossed, fmt.Sprintf("%s: %d frames were not kept", name, n))
+			}
+		}
+		return crossed
+	}
+}
+
+const otherEndpoint = "10.0.1.77"
+
+// hostileRig is a rig whose gateway forwards, as every container host does, and has routes that would lead across.
+func hostileRig(t *testing.T, o rigOptions) *rig {
+	r := newRig(t, o)
+	r.gw.Sysctl("net.ipv4.ip_forward", "1")
+	r.gw.Sysctl("net.ipv6.conf.all.disable_ipv6", "0")
+	r.gw.Sysctl("net.ipv6.conf.all.forwarding", "1")
+	for _, route := range [][]string{{"10.0.0.0/24", "web"}, {otherEndpoint + "/32", "c2"}, {"10.0.1.4/32", "c2"}} {
+		if out, err := r.gw.Run(t.Context(), "ip", "route", "add", route[0], "dev", route[1]); err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	for _, name := range []string{"c1", "c2", "web"} {
+		r.gw.Sysctl("net.ipv4.conf."+name+".rp_filter", "0")
+	}
+	for address, at := range map[string]*lab.Namespace{backendIP: r.backend, clientIP: r.consumers[1], otherEndpoint: r.consumers[1]} {
+		name := "web"
+		if at != r.backend {
+			name = "c2"
+		}
+		if out, err := r.gw.Run(t.Context(), "ip", "neigh", "replace", address, "lladdr", at.MAC("eth0").String(), "dev", name, "nud", "permanent"); err != nil {
+			t.Fatal(err, out)
+		}
+	}
+	return r
+}
+
+// Without privlink the same frames do cross: what the tests below look for can be found.
+func TestHostile_WithoutPrivlink_TheHostForwardsAcross(t *testing.T) {
+	r := hostileRig(t, rigOptions{consumers: 2})
+	a := &attack{own: r.consumers[0].MAC("eth0"), gateway: r.gw.MAC("c1")}
+	a.all(a.eth(layers.EthernetTypeIPv4), clientIP, backendIP, 5555, 80)
+	crossed := r.others()
+	if err := r.consumers[0].Inject("eth0", a.frames...); err != nil {
+		t.Fatal(err)
+	}
+	seen := r.backend.Capture("eth0")
+	r.Wait("a frame to cross", 10*time.Second, func() error {
+		if err := r.consumers[0].Inject("eth0", a.frames...); err != nil {
+			return err
+		}
+		if seen.Count(func(p lab.Packet) bool { return bytes.Contains(p.Data, marker) }) == 0 {
+			return errEarly
+		}
+		return nil
+	})
+	if len(crossed()) == 0 {
+		t.Error("the captures have not seen what crossed")
+	}
+}
+
+func TestHostile_EveryFrame_NothingCrossesAndNobodyIsHurt(t *testing.T) {
+	for name, o := range hooks {
+		for _, state := range []dataplane.LinkState{dataplane.LinkRejected, dataplane.LinkPending, dataplane.LinkApproved} {
+			t.Run(fmt.Sprint(name, " state ", state), func(t *testing.T) {
+				r := hostileRig(t, o)
+				r.state.Links[0].State = state
+				if state == dataplane.LinkApproved {
+					// Approved for one port that none of the frames asks its own endpoint for.
+					r.state.RuleSets = append(r.state.RuleSets, r.state.RuleSets[0])
+					own := r.state.RuleSets[1]
+					own.Key, own.Sources = "own", []dataplane.Source{{Addr: r.state.RuleSets[0].Sources[0].Addr.Next()}}
+					own.Rules = append([]dataplane.Rule(nil), own.Rules...)
+					own.Rules[0].Key, own.Rules[0].Protocol, own.Rules[0].Port = "one", dataplane.ProtocolTCP, 1
+					r.state.RuleSets[1] = own
+					r.state.Links[0].RuleSet = "own"
+				}
+				r.open()
+				// Only the other consumer has decent traffic.
+				c, err := load.Start(context.Background(), r.consumers[1], endpointIP, load.Options{Bulk: -1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.clients = []*load.Client{c}
+				r.more(3)
+				a := r.build(otherEndpoint)
+				crossed := r.others()
+				r.send(a)
+				report := r.wantNothingLost()
+				t.Logf("%d hostile frames", len(a.frames))
+				for i, c := range crossed() {
+					if i < 10 {
+						t.Errorf("crossed: %s", c)
+					}
+				}
+				if report.Packets == 0 {
+					t.Error("the other consumer sent nothing")
+				}
+			})
+		}
+	}
+}
+
+// One consumer floods with new flows until its quota refuses them; what others open and have goes on.
+func TestHostile_Flood_EndsAtItsOwnQuota(t *testing.T) {
+	for name, o := range hooks {
+		t.Run(name, func(t *testing.T) {
+			o.pairs = 1 << 12
+			r := newRig(t, o)
+			r.open()
+			c, err := load.Start(context.Background(), r.consumers[1], endpointIP, load.Options{Bulk: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.clients = []*load.Client{c}
+			r.more(3)
+			vm := r.consumers[0]
+			var frames [][]byte
+			for i := range 6 * 1024 {
+				a := &attack{own: vm.MAC("eth0"), gateway: r.gw.MAC("c1")}
+				ip := ipv4(clientIP, endpointIP, layers.IPProtocolTCP)
+				tcp := &layers.TCP{SrcPort: layers.TCPPort(1024 + i), DstPort: load.PortEcho, SYN: true, Seq: 1, Window: 1000}
+				_ = tcp.SetNetworkLayerForChecksum(ip)
+				frames = append(frames, a.add(a.eth(layers.EthernetTypeIPv4), ip, tcp))
+			}
+			refused := func() uint64 {
+				stats, err := r.d.ReasonStats()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, s := range stats {
+					if s.Label == "quota" {
+						return s.Packets
+					}
+				}
+				t.Fatal("no reason is called quota")
+				return 0
+			}
+			r.Wait("the quota to refuse", 30*time.Second, func() error {
+				if err := vm.Inject("eth0", frames...); err != nil {
+					return err
+				}
+				if n := refused(); n < 1000 {
+					return fmt.Errorf("%d refused", n)
+				}
+				return nil
+			})
+			r.more(10)
+			r.wantNothingLost()
+		})
+	}
+}
