@@ -109,6 +109,17 @@ func (p *Prober) Results() map[string]Result {
 	return results
 }
 
+// Result returns what is known of one check; ok is false before its first result.
+func (p *Prober) Result(key string) (r Result, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.entries[key]
+	if e == nil || !e.history.known {
+		return Result{}, false
+	}
+	return e.result, true
+}
+
 // Keys returns the keys of all checks, sorted.
 func (p *Prober) Keys() []string {
 	p.mu.Lock()

@@ -51,13 +51,24 @@ type Network struct {
 	inside netns.NsHandle
 }
 
+// ErrInUse says that another process has the inner VNet.
+var ErrInUse = errors.New("another privlink uses it")
+
 // Setup makes the namespace and the veth pair, or adopts them, and brings everything up.
-// The gateway's end lies in the caller's namespace.
+// The gateway's end lies in the caller's namespace. Until Close nobody else can Setup the same one
+// (ErrInUse): two listeners would share its connections.
 func Setup(config Config) (*Network, error) {
 	config = config.withDefaults()
 	inside, err := openNamespace(config.Namespace)
 	if err != nil {
 		return nil, err
+	}
+	// The lock ends with the descriptor, so with the process, too.
+	if err := unix.Flock(int(inside), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, errors.Join(fmt.Errorf("lock namespace %s: %w", config.Namespace, err), inside.Close())
 	}
 	n := &Network{config: config, inside: inside}
 	if err := n.connect(); err != nil {

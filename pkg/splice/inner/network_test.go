@@ -50,7 +50,11 @@ func mustSetup(t *testing.T, config Config) *Network {
 
 func TestSetup_Twice_AdoptsTheSameInterface(t *testing.T) {
 	config := testConfig(t)
-	mustSetup(t, config)
+	before := mustSetup(t, config)
+	if _, err := Setup(config); !errors.Is(err, ErrInUse) {
+		t.Fatalf("set up while another has it: %v, want ErrInUse", err)
+	}
+	before.Close()
 	first, err := netlink.LinkByName("plinner")
 	if err != nil {
 		t.Fatal(err)
