@@ -20,6 +20,8 @@ type Options struct {
 	Dir   string // where bench.json and the plots go
 	// Executable is the program that serves the splice path, called with "splice" and a setup.
 	Executable string
+	// Rounds of a comparison; 0 = 15, or 11 with Quick. Less than 11 proves nothing.
+	Rounds int
 	// Only restricts the run to these parts; empty = all, or with Quick those that are quick.
 	Only []string
 }
@@ -116,6 +118,9 @@ func Run(ctx context.Context, o Options, p Progress) (*Report, error) {
 	s := &suite{Options: o, scale: fullScale, progress: p, report: &Report{Machine: machine(o)}}
 	if o.Quick {
 		s.scale = quickScale
+	}
+	if o.Rounds > 0 {
+		s.rounds = o.Rounds
 	}
 	for _, name := range o.Only {
 		if !slices.Contains(Parts(), name) {

@@ -40,6 +40,7 @@ func run() int {
 	flag.IntVar(&o.CPU, "cpu", runtime.NumCPU()-1, "the core to run on")
 	flag.BoolVar(&o.Quick, "quick", false, "under a minute: fewer packets, flows and parts")
 	flag.StringVar(&o.Dir, "dir", ".", "folder for bench.json and the plots")
+	flag.IntVar(&o.Rounds, "rounds", 0, "rounds of a comparison, 11 at least for figures that mean something (default 15, 11 with -quick)")
 	only := flag.String("only", "", "parts to run, separated by commas: "+strings.Join(bench.Parts(), ","))
 	check := flag.Bool("check", false, "fail if a metric misses its limit")
 	var prof bench.ProfileOptions
