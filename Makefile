@@ -66,7 +66,7 @@ test: build ## every test: unit, packet tables, namespaces (root)
 	@test "$$(id -u)" = 0 || { echo "make test: must be root (network namespaces, BPF)"; exit 1; }
 	go test -count=1 -p $(TEST_PARALLEL) -timeout $(TEST_TIMEOUT) $(PKG)
 
-# Emulated machines: about four minutes a kernel. KERNELS="6.1" for one; newest is left out where it cannot be had.
+# Emulated machines, some minutes a kernel. KERNELS=6.1 for one; newest is left out where it cannot be had.
 KERNELS ?=
 test-kernels: ## verifier load, stress and packet tables on Linux 6.1, 6.12 and newest, in VMs
 	scripts/test-kernels $(KERNELS)
