@@ -105,7 +105,16 @@ func TestRun_BadAttachment_RefusedMapsUnchanged(t *testing.T) {
 	if _, err := d.CLI(t.Context(), "vnet", "create", "datacenter", "--prefix", "10.0.0.0/16"); err != nil {
 		t.Fatal(err)
 	}
+	// What the daemon finds out by itself at its start (MAC addresses, probed addresses) is to be there first.
 	before := maps(t, d)
+	l.Wait("the maps to stay as they are", 20*time.Second, func() error {
+		last := before
+		before = maps(t, d)
+		if !reflect.DeepEqual(last, before) {
+			return errors.New("they change")
+		}
+		return nil
+	})
 	for _, c := range []struct{ iface, want string }{
 		{"nosuch", "properties.attachments[0].interface: attach nosuch: no such interface"},
 		{"lo", "properties.attachments[0].interface: attach lo: it is no Ethernet interface"},
