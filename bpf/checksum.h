@@ -10,9 +10,10 @@
 
 static __always_inline __u16 fold(__u32 sum)
 {
+	if (MUTANT(32))
+		return sum;
 	sum = (sum & 0xffff) + (sum >> 16);
-	if (!MUTANT(32))
-		sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
 	return sum;
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 
@@ -53,7 +54,7 @@ func fuzzOnce(ctx context.Context, packets int, seed uint64) error {
 func fuzzMutants(ctx context.Context, packets int, seed uint64) error {
 	killed := 0
 	for _, m := range fuzz.Mutants {
-		result, err := fuzz.Run(ctx, fuzz.Options{Packets: packets, Seed: seed, Mutant: m.Number, First: true, Log: os.Stdout})
+		result, err := fuzz.Run(ctx, fuzz.Options{Packets: packets, Seed: seed, Mutant: m.Number, First: true, Log: io.Discard})
 		if err != nil {
 			return fmt.Errorf("mutant %d: %w", m.Number, err)
 		}

@@ -39,6 +39,6 @@ var Mutants = []Mutant{
 	{29, "later fragments keep their IP id"},
 	{30, "replies do not follow a client that moved"},
 	{31, "UDP stays on a backend that is down"},
-	{32, "checksums folded once instead of twice"},
+	{32, "checksums lose the carry when they are folded"},
 	{33, "the helper that adjusts TCP checksums refuses"},
 }
