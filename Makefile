@@ -34,7 +34,7 @@ FUZZ_PACKETS ?= 200000
 FUZZ_SEED    ?= 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test check-proxy check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels lab-clean clean
+.PHONY: help build generate verify lint format test check-proxy check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -94,6 +94,12 @@ fuzz: ## FUZZ_PACKETS random packets through programs and model, from FUZZ_SEED 
 fuzz-mutants: ## every fault that can be compiled in must be found within 200,000 packets (root)
 	@mkdir -p bin && go build -o bin/fuzz ./scripts/fuzz
 	@bin/fuzz -mutants -packets 200000 -seed $(FUZZ_SEED)
+
+# Faults one after the other while mixed traffic runs; the last line says what was lost. A seed repeats an order.
+CHAOS_SECONDS ?= 120
+CHAOS_SEED    ?= 0
+chaos: build ## break things at random under traffic and count what is lost: CHAOS_SECONDS=N CHAOS_SEED=S (root)
+	@go run ./pkg/chaos/run -seconds $(CHAOS_SECONDS) -seed $(CHAOS_SEED) -privlink bin/privlink
 
 lab-clean: ## remove namespaces, processes and pins left by labs whose owner was killed (root)
 	go run ./scripts/lab-clean

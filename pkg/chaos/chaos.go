@@ -1,0 +1,229 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/lab/load"
+)
+
+// Options of a run.
+type Options struct {
+	Binary   string        // the privlink executable
+	Duration time.Duration // at least a few seconds
+	Seed     uint64
+	Out      io.Writer
+	Verbose  bool // each fault as it comes
+}
+
+// Result of a run.
+type Result struct {
+	Faults      int
+	Packets     int
+	Connections int
+	Lost        int // packets, outside of fault windows
+	Broken      int // connections that should not be
+}
+
+// String is the last line of a run.
+func (r Result) String() string {
+	return fmt.Sprintf("%d faults, %d packets and %d connections checked, %d packets lost outside fault windows, %d connections broken that should not be",
+		r.Faults, r.Packets, r.Connections, r.Lost, r.Broken)
+}
+
+// Least that has to be checked in each second of a run, and the most of it that windows may cover.
+const (
+	leastPackets     = 1000
+	leastConnections = 20
+	mostCovered      = 0.25
+)
+
+// Run breaks things for as long as the options say, prints the table of windows and what came of it, and
+// fails when something was lost that should not be, or too little was checked.
+func Run(ctx context.Context, o Options) (Result, error) {
+	var result Result
+	var failed error
+	err := lab.Run(ctx, lab.Options{Name: "chaos", Log: o.Out}, func(ctx context.Context, l *lab.Lab) error {
+		a, err := build(ctx, l, o.Binary)
+		if err != nil {
+			return err
+		}
+		r := &run{Options: o, arena: a, draw: rand.New(rand.NewPCG(o.Seed, 0)), struck: make(map[string]int), longest: make(map[string]time.Duration)}
+		if err := r.faults(ctx); err != nil {
+			return err
+		}
+		result, failed = r.judge()
+		return nil
+	})
+	return result, errors.Join(err, failed)
+}
+
+// run is one run of chaos.
+type run struct {
+	Options
+	*arena
+	draw           *rand.Rand
+	begin, end     time.Time
+	plain, proxied []load.Window
+	struck         map[string]int
+	longest        map[string]time.Duration // how long a kind's window was at most
+}
+
+// covered is how much of the run windows take.
+func covered(windows []load.Window) (sum time.Duration) {
+	for _, w := range windows {
+		sum += w.To.Sub(w.From)
+	}
+	return sum
+}
+
+// affordable says whether one more fault of the kind fits into what windows may cover, and before the end.
+func (r *run) affordable(k Kind) bool {
+	expect := max(2*time.Second, 3*r.longest[k.Name]/2)
+	if k.Proxied != nil && k.Plain == nil && r.struck[k.Name] == 0 {
+		expect = 4 * time.Second // a daemon may have to start
+	}
+	most := time.Duration(mostCovered * float64(r.Duration))
+	if k.Plain != nil && covered(r.plain)+expect > most || k.Proxied != nil && covered(r.proxied)+expect > most {
+		return false
+	}
+	return time.Until(r.begin.Add(r.Duration)) > expect
+}
+
+// faults starts the traffic, strikes until the time is over, and stops the traffic.
+func (r *run) faults(ctx context.Context) error {
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	r.begin = time.Now()
+	limit := r.begin.Add(r.Duration)
+	var queue []Kind
+	for time.Now().Before(limit) {
+		if len(queue) == 0 {
+			queue = Kinds()
+			r.draw.Shuffle(len(queue), func(i, j int) { queue[i], queue[j] = queue[j], queue[i] })
+		}
+		k := queue[0]
+		queue = queue[1:]
+		if r.affordable(k) {
+			if err := r.strike(ctx, k); err != nil {
+				return fmt.Errorf("fault %s: %w", k.Name, err)
+			}
+		}
+		// Undisturbed traffic between any two, and the kinds spread over the run.
+		if err := pause(ctx, min(time.Until(limit), r.Duration/100+time.Duration(r.draw.IntN(1000))*time.Millisecond)); err != nil {
+			return err
+		}
+	}
+	r.end = time.Now()
+	return nil
+}
+
+// strike brings one fault and notes its windows.
+func (r *run) strike(ctx context.Context, k Kind) error {
+	from := r.underWay()
+	err := k.strike(ctx, r.arena, r.draw)
+	if err != nil {
+		return err
+	}
+	r.struck[k.Name]++
+	over := time.Now()
+	for _, w := range []struct {
+		until *time.Duration
+		to    *[]load.Window
+	}{{k.Plain, &r.plain}, {k.Proxied, &r.proxied}} {
+		if w.until == nil {
+			continue
+		}
+		window := load.Window{From: from, To: over.Add(*w.until)}
+		*w.to = append(*w.to, window)
+		r.longest[k.Name] = max(r.longest[k.Name], window.To.Sub(window.From))
+		if err := pause(ctx, time.Until(window.To)); err != nil {
+			return err
+		}
+	}
+	if r.Verbose {
+		fmt.Fprintf(r.Out, "%6.1f s %s, %v\n", from.Sub(r.begin).Seconds(), k.Name, over.Sub(from).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// judge stops the traffic, prints the table and says what came of it.
+func (r *run) judge() (Result, error) {
+	var plain, proxied load.Report
+	for _, c := range r.arena.plain {
+		plain.Add(c.Stop())
+	}
+	for _, c := range r.arena.proxied {
+		proxied.Add(c.Stop())
+	}
+	bad := plain.Outside(r.plain)
+	// A connection that exists outlives every window.
+	bad.Broken = nil
+	for _, b := range plain.Broken {
+		excused := load.Report{Broken: []load.Broken{b}}.Outside(r.plain)
+		if len(excused.Broken) > 0 || strings.Contains(b.Kind, "busy") || strings.Contains(b.Kind, "silent") {
+			bad.Broken = append(bad.Broken, b)
+		}
+	}
+	badProxied := proxied.Outside(r.proxied)
+	result := Result{
+		Packets: plain.Packets, Connections: plain.Connections + proxied.Connections,
+		Lost: len(bad.Lost), Broken: len(bad.Broken) + len(badProxied.Broken),
+	}
+	r.table(&result)
+	for _, b := range append(bad.Broken, badProxied.Broken...) {
+		fmt.Fprintf(r.Out, "broken: %s from %.3f s to %.3f s: %v\n", b.Kind, b.From.Sub(r.begin).Seconds(), b.To.Sub(r.begin).Seconds(), b.Err)
+	}
+	for _, g := range bad.Gaps() {
+		fmt.Fprintf(r.Out, "lost: packets from %.3f s to %.3f s\n", g.From.Sub(r.begin).Seconds(), g.To.Sub(r.begin).Seconds())
+	}
+	seconds := r.end.Sub(r.begin).Seconds()
+	var failed []error
+	if result.Lost > 0 || result.Broken > 0 {
+		failed = append(failed, errors.New("chaos: something was lost that should not be"))
+	}
+	if float64(result.Packets) < leastPackets*seconds || float64(result.Connections) < leastConnections*seconds {
+		failed = append(failed, fmt.Errorf("chaos: too little was checked in %.0f s: %d packets, %d connections", seconds, result.Packets, result.Connections))
+	}
+	most := time.Duration(mostCovered * float64(r.Duration))
+	if covered(r.plain) > most || covered(r.proxied) > most {
+		failed = append(failed, errors.New("chaos: fault windows cover more than a quarter of the run"))
+	}
+	return result, errors.Join(failed...)
+}
+
+// table prints every kind with its windows and how often it came.
+func (r *run) table(result *Result) {
+	until := func(d *time.Duration) string {
+		if d == nil {
+			return "0"
+		}
+		return fmt.Sprintf("until %v after it is over", *d)
+	}
+	w := tabwriter.NewWriter(r.Out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "FAULT\tWHAT\tPLAIN TRAFFIC\tPROXIED CONNECTIONS\tTIMES")
+	var missing []string
+	for _, k := range Kinds() {
+		n := r.struck[k.Name]
+		result.Faults += n
+		if n == 0 {
+			missing = append(missing, k.Name)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", k.Name, k.What, until(k.Plain), until(k.Proxied), n)
+	}
+	_ = w.Flush() // the writer's errors are the output's
+	share := func(windows []load.Window) float64 { return 100 * covered(windows).Seconds() / r.Duration.Seconds() }
+	fmt.Fprintf(r.Out, "windows cover %.0f %% of the run for plain traffic, %.0f %% for proxied connections; seed %d\n",
+		share(r.plain), share(r.proxied), r.Seed)
+	if len(missing) > 0 {
+		fmt.Fprintf(r.Out, "did not come: %s\n", strings.Join(missing, ", "))
+	}
+}
