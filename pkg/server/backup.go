@@ -1,8 +1,12 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/store"
 )
 
 // maxBackup bounds what restore reads, in bytes.
@@ -22,7 +26,11 @@ func (s *Server) backup(r *request) (*response, error) {
 // restore replaces the whole state with a backup, and the kernel follows.
 func (s *Server) restore(r *request) (*response, error) {
 	body := http.MaxBytesReader(r.writer, r.Body, maxBackup)
-	if err := s.options.Controller.Restore(r.Context(), body); err != nil {
+	err := s.options.Controller.Restore(r.Context(), body)
+	if errors.Is(err, store.ErrDamaged) || errors.Is(err, store.ErrSchema) {
+		return nil, api.NewError(http.StatusBadRequest, api.CodeInvalidRequest, "", "%v", err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("restore: %w", err)
 	}
 	if err := s.agree(r); err != nil {

@@ -12,8 +12,8 @@
 //   - An error answer is ARM's error body; what the server did wrong itself is logged with its
 //     cause and answered without it.
 //
-// It imports pkg/api, pkg/auth and pkg/control, and knows the dataplane by the small interfaces
+// It imports pkg/api, pkg/auth, pkg/control and the errors of pkg/store, and knows the dataplane by the small interfaces
 // in server.go only.
 //
-// Tests: go test ./pkg/server; those with the Azure SDK are in sdk_test.go.
+// Tests: go test ./pkg/server; those with the Azure SDK are in scripts/check-sdk.
 package server

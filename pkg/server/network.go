@@ -99,14 +99,14 @@ const availableAddresses = 5
 
 // checkAddress tells whether an address of a network is free.
 func (s *Server) checkAddress(r *request) (*response, error) {
+	network, err := s.network(r)
+	if err != nil {
+		return nil, err
+	}
 	text := queryValue(r.URL.Query(), "ipAddress")
 	ip, err := netip.ParseAddr(text)
 	if err != nil || !ip.Is4() {
 		return nil, api.Invalid("ipAddress", "%q is not an IPv4 address", text)
-	}
-	network, err := s.network(r)
-	if err != nil {
-		return nil, err
 	}
 	used, err := s.addressesIn(r, network)
 	if err != nil {

@@ -1,0 +1,176 @@
+package server
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/privlink/privlink/pkg/api"
+)
+
+func TestARM_BadRequest_StatusAndCode(t *testing.T) {
+	w := newWorld(t)
+	w.make()
+	deep := strings.Repeat("[", 100) + strings.Repeat("]", 100)
+	for _, c := range []struct {
+		name, method, path, body string
+		status                   int
+		code                     api.Code
+	}{
+		{"no api-version", "GET", netPath + "?api-version=", "", 400, api.CodeMissingVersion},
+		{"unknown api-version", "GET", netPath + "?api-version=2019-01-01", "", 400, api.CodeInvalidVersion},
+		{"newest", "GET", netPath + "?api-version=2025-05-01", "", 200, ""},
+		{"oldest, other case", "GET", strings.ToUpper(netPath) + "?API-Version=2022-01-01", "", 200, ""},
+		{"missing", "GET", rg + "/virtualNetworks/none", "", 404, api.CodeNotFound},
+		{"no such path", "GET", rg + "/routeTables/x", "", 404, api.CodeNotFound},
+		{"no such method", "POST", netPath, "{}", 405, api.CodeMethodNotAllowed},
+		{"bad name", "GET", rg + "/virtualNetworks/a%20b", "", 400, api.CodeInvalidParameter},
+		{"unicode name", "PUT", rg + "/virtualNetworks/n%C3%A9t", netBody, 400, api.CodeInvalidParameter},
+		{"not JSON", "PUT", netPath, "{", 400, api.CodeInvalidRequest},
+		{"empty", "PUT", netPath, "", 400, api.CodeInvalidRequest},
+		{"a list", "PUT", netPath, "[]", 400, api.CodeInvalidRequest},
+		{"two documents", "PUT", netPath, netBody + netBody, 400, api.CodeInvalidRequest},
+		{"a name twice", "PUT", netPath, `{"location":"local","Location":"local","properties":{}}`, 400, api.CodeInvalidRequest},
+		{"too deep", "PUT", netPath, `{"location":` + deep + `}`, 400, api.CodeInvalidRequest},
+		{"too large", "PUT", netPath, `{"location":"` + strings.Repeat("x", api.MaxBody) + `"}`, 413, api.CodeTooLarge},
+		{"wrong type of value", "PUT", netPath, `{"location":7}`, 400, api.CodeInvalidRequest},
+		{"another name", "PUT", netPath, strings.Replace(netBody, "{", `{"name":"other",`, 1), 400, api.CodeInvalidParameter},
+		{"location changed", "PUT", netPath, strings.Replace(netBody, "local", "elsewhere", 1), 409, "InvalidResourceLocation"},
+		{"unknown property is ignored", "PUT", netPath, strings.Replace(netBody, "{", `{"unknown":{"a":1},`, 1), 200, ""},
+		{"unknown enum", "PUT", lbPath, strings.Replace(lbBody, "Standard", "Basic", 1), 400, ""},
+		{"$top", "GET", rg + "/virtualNetworks?$top=0", "", 400, api.CodeInvalidParameter},
+		{"$skipToken", "GET", rg + "/virtualNetworks?$skipToken=***", "", 400, api.CodeInvalidParameter},
+		{"no such operation", "GET", "/subscriptions/s/providers/Microsoft.Network/locations/local/operations/AAAA", "", 404, api.CodeNotFound},
+		{"delete what is used", "DELETE", netPath, "", 409, api.CodeInUse},
+		{"delete what is not there", "DELETE", rg + "/virtualNetworks/none", "", 204, ""},
+	} {
+		got := w.do("root", c.method, c.path, c.body)
+		if got.status != c.status || c.code != "" && got.code() != string(c.code) {
+			t.Errorf("%s: %d %s, want %d %s\n%.300s", c.name, got.status, got.code(), c.status, c.code, got.body)
+		}
+		if c.status >= 400 && got.code() == "" {
+			t.Errorf("%s: no ARM error body: %.300s", c.name, got.body)
+		}
+	}
+	if got := w.do("root", "PUT", netPath, netBody, "Content-Type: text/plain"); got.status != http.StatusUnsupportedMediaType {
+		t.Errorf("a body that is not JSON: %d", got.status)
+	}
+}
+
+func TestARM_Conditions_EtagDecides(t *testing.T) {
+	w := newWorld(t)
+	if got := w.do("root", "PUT", netPath, netBody, "If-Match: *"); got.status != http.StatusPreconditionFailed {
+		t.Errorf("If-Match for what does not exist: %d", got.status)
+	}
+	made := w.do("root", "PUT", netPath, netBody, "If-None-Match: *")
+	if made.status != http.StatusCreated || made.header.Get("ETag") == "" {
+		t.Fatalf("first PUT: %d, etag %q", made.status, made.header.Get("ETag"))
+	}
+	if got := w.do("root", "PUT", netPath, netBody, "If-None-Match: *"); got.status != http.StatusPreconditionFailed {
+		t.Errorf("If-None-Match for what exists: %d", got.status)
+	}
+	etag := made.header.Get("ETag")
+	changed := strings.Replace(netBody, "{", `{"tags":{"a":"b"},`, 1)
+	second := w.do("root", "PUT", netPath, changed, "If-Match: "+etag)
+	if second.status != http.StatusOK || second.header.Get("ETag") == etag {
+		t.Errorf("PUT with the right etag: %d, etag %s then %s", second.status, etag, second.header.Get("ETag"))
+	}
+	if got := w.do("root", "PUT", netPath, netBody, "If-Match: "+etag); got.status != http.StatusPreconditionFailed {
+		t.Errorf("PUT with an old etag: %d", got.status)
+	}
+	if got := w.do("root", "DELETE", netPath, "", "If-Match: "+etag); got.status != http.StatusPreconditionFailed {
+		t.Errorf("DELETE with an old etag: %d", got.status)
+	}
+	if got := w.do("root", "DELETE", netPath, "", "If-Match: "+second.header.Get("ETag")); got.status != http.StatusOK {
+		t.Errorf("DELETE with the right etag: %d", got.status)
+	}
+}
+
+func TestARM_List_PagesFollowEachOther(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"c", "A", "b", "d", "E"} {
+		if got := w.do("root", "PUT", rg+"/virtualNetworks/"+name, netBody); got.status != http.StatusCreated {
+			t.Fatal(got.body)
+		}
+	}
+	var names []string
+	for next, pages := rg+"/virtualNetworks?$top=2", 0; next != ""; pages++ {
+		got := w.do("root", "GET", next, "")
+		var page struct {
+			Value    []struct{ Name string }
+			NextLink string
+		}
+		if err := json.Unmarshal([]byte(got.body), &page); err != nil || pages > 5 {
+			t.Fatalf("%d pages, %v: %s", pages, err, got.body)
+		}
+		for _, v := range page.Value {
+			names = append(names, v.Name)
+		}
+		if page.NextLink != "" && (!strings.HasPrefix(page.NextLink, w.url+"/subscriptions/") || !strings.Contains(page.NextLink, "api-version=")) {
+			t.Errorf("nextLink %q is not absolute with api-version", page.NextLink)
+		}
+		// What comes and goes between pages shifts nothing.
+		w.do("root", "DELETE", rg+"/virtualNetworks/a", "")
+		next = page.NextLink
+	}
+	if got := strings.Join(names, " "); got != "A b c d E" {
+		t.Errorf("pages have %s", got)
+	}
+}
+
+// A kernel that needs longer makes a write a long-running operation with absolute URLs.
+func TestARM_SlowKernel_LongRunningOperation(t *testing.T) {
+	w := newWorld(t)
+	w.hold.Lock()
+	made := w.do("root", "PUT", netPath, netBody)
+	poll := made.header.Get("Azure-AsyncOperation")
+	if made.status != http.StatusCreated || !strings.HasPrefix(poll, w.url+"/") || !strings.Contains(made.body, `"provisioningState":"Updating"`) {
+		t.Errorf("PUT: %d, operation %q\n%s", made.status, poll, made.body)
+	}
+	if got := w.do("root", "GET", poll, ""); got.status != http.StatusOK || !strings.Contains(got.body, `"status":"InProgress"`) || got.header.Get("Retry-After") == "" {
+		t.Errorf("operation under way: %d %s", got.status, got.body)
+	}
+	results := strings.Replace(poll, "/operations/", "/operationResults/", 1)
+	if got := w.do("root", "GET", results, ""); got.status != http.StatusAccepted || got.header.Get("Location") == "" {
+		t.Errorf("result under way: %d", got.status)
+	}
+	w.hold.Unlock()
+	id, err := api.ParseID(netPath, api.ID{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.controller.Wait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.do("root", "GET", poll, ""); !strings.Contains(got.body, `"status":"Succeeded"`) {
+		t.Errorf("operation at its end: %s", got.body)
+	}
+	if got := w.do("root", "GET", results, ""); got.status != http.StatusNoContent {
+		t.Errorf("result at the end: %d", got.status)
+	}
+	w.principal("stranger", "", "")
+	if got := w.do("stranger", "GET", poll, ""); strings.Contains(got.body, "Succeeded") {
+		t.Errorf("a stranger learns from the operation: %s", got.body)
+	}
+}
+
+func FuzzPut_AnyJSON_NeverFailsNeverHalfApplies(f *testing.F) {
+	for _, seed := range []string{netBody, lbBody, plsBody, peBody, nicBody, `{}`, `null`, `{"properties":null}`, `{"properties":{"subnets":[null]}}`} {
+		f.Add(seed)
+	}
+	w := newWorld(f)
+	f.Fuzz(func(t *testing.T, body string) {
+		w.t = t
+		for _, path := range []string{netPath, lbPath, nicPath, plsPath, pePath} {
+			before := w.controller.Revision()
+			got := w.do("root", "PUT", path, body)
+			if got.status >= 500 {
+				t.Errorf("PUT %s: %d %s", path, got.status, got.body)
+			}
+			if got.status >= 400 && w.controller.Revision() != before {
+				t.Errorf("PUT %s was refused and changed something", path)
+			}
+		}
+	})
+}
