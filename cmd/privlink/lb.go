@@ -191,7 +191,14 @@ func describeRule(r *api.LoadBalancingRule) string {
 	return text
 }
 
-func showLB(_ context.Context, c *call, _ api.ID, lb *api.LoadBalancer) error {
+func showLB(ctx context.Context, c *call, id api.ID, lb *api.LoadBalancer) error {
+	if !c.out.human() {
+		return c.out.value(lb, nil)
+	}
+	health, err := client.List[api.BackendHealth](ctx, c.api, client.Path(id)+"/backendHealth", nil)
+	if err != nil {
+		return err
+	}
 	return c.out.value(lb, func(t *columns) {
 		p := &lb.Properties
 		t.field("Load balancer", lb.Name)
@@ -224,6 +231,13 @@ func showLB(_ context.Context, c *call, _ api.ID, lb *api.LoadBalancer) error {
 			for _, nic := range pool.Properties.BackendIPConfigurations {
 				t.field("Backend", pool.Name+" interface "+ownerName(&nic))
 			}
+		}
+		for _, b := range health {
+			text := b.Rule + " " + b.Address + " " + string(b.State)
+			if b.Reason != "" {
+				text += ": " + b.Reason
+			}
+			t.field("Health", text)
 		}
 		for _, warning := range p.Warnings {
 			t.field("Warning", warning)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	stdlog "log"
 	"net"
 	"net/http"
 	"time"
@@ -111,13 +112,16 @@ const (
 // Serve answers on the listeners until ctx ends or one of them fails. It closes them. Requests under way
 // then have closeTimeout left.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	// What goes wrong with a connection (a TLS handshake that fails) is its peer's affair.
+	trouble := s.options.Log.WriterLevel(logrus.DebugLevel)
+	defer trouble.Close()
 	server := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       withPeer,
-		ErrorLog:          nil,
+		ErrorLog:          stdlog.New(trouble, "", 0),
 	}
 	failed := make(chan error, len(listeners))
 	for _, listener := range listeners {

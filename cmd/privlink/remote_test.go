@@ -1,0 +1,196 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+// authority makes certificates for a test.
+type authority struct {
+	l    *lab.Lab
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	file string
+}
+
+func newAuthority(t *testing.T, l *lab.Lab) *authority {
+	t.Helper()
+	a := &authority{l: l}
+	a.cert, a.key, a.file, _ = a.issue(t, "authority", nil)
+	return a
+}
+
+// issue makes a certificate and writes it with its key as PEM files.
+func (a *authority) issue(t *testing.T, name string, ips []net.IP) (cert *x509.Certificate, key *ecdsa.PrivateKey, certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, IPAddresses: ips,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: a.cert == nil,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile = a.l.WriteFile(name+".pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	keyFile = a.l.WriteFile(name+".key", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}))
+	return cert, key, certFile, keyFile
+}
+
+// The demo's story with a provider known by its client certificate and a consumer known by a token, both over TLS: each does its part,
+// and neither sees or touches what is the other's.
+func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
+	ctx := t.Context()
+	l := lab.New(t)
+	binary := l.Build(ctx, "./cmd/privlink")
+	gw, web, vm := l.Namespace("gateway"), l.Namespace("web"), l.Namespace("vm")
+	l.Veth(gw, "eth1", web, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.0.4/16"}})
+	l.Veth(gw, "eth2", vm, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.1.4/16"}})
+	web.Nginx(ctx, lab.NginxOptions{Listen: []string{"80"}, Files: map[string]string{"index.html": "hello"}})
+	ca := newAuthority(t, l)
+	_, _, serverCert, serverKey := ca.issue(t, "server", []net.IP{net.IPv4(127, 0, 0, 1)})
+	_, _, providerCert, providerKey := ca.issue(t, "provider", nil)
+	config := l.WriteFile("config.yaml", fmt.Appendf(nil, "listen:\n- {address: '127.0.0.1:8443', certificate: %s, key: %s, clientCA: %s}\n", serverCert, serverKey, ca.file))
+	d := gw.Daemon(ctx, lab.DaemonOptions{Binary: binary, Args: []string{"--config", config}})
+
+	must := func(out string, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	// The operator lets both in and attaches the interfaces.
+	for _, line := range []string{
+		"subscription create sub-p --tenant one", "subscription create sub-c --tenant two",
+		"principal create provider --tenant one --certificate provider", "principal create consumer --tenant two",
+		"role create --principal provider --role Contributor --scope /subscriptions/sub-p",
+		"role create --principal consumer --role Contributor --scope /subscriptions/sub-c",
+		"vnet create datacenter --prefix 10.0.0.0/16 --interface eth1 --subscription sub-p",
+		"vnet create home --prefix 10.0.0.0/16 --interface eth2 --subscription sub-c",
+	} {
+		must(d.CLI(ctx, strings.Fields(line)...))
+	}
+	var token struct {
+		Secret string `json:"token"`
+	}
+	if err := json.Unmarshal([]byte(must(d.CLI(ctx, "token", "create", "--principal", "consumer", "--life", "1h", "-o", "json"))), &token); err != nil || token.Secret == "" {
+		t.Fatalf("token: %v", err)
+	}
+	tokenFile := l.WriteFile("token", []byte(token.Secret+"\n"))
+	remote := func(subscription string, who ...string) func(line string) (string, error) {
+		return func(line string) (string, error) {
+			args := append(split(line), "--server", "https://127.0.0.1:8443", "--ca", ca.file, "--subscription", subscription)
+			cmd := exec.Command(binary, append(args, who...)...)
+			cmd.Env = os.Environ()
+			return gw.RunCommand(ctx, cmd)
+		}
+	}
+	provider := remote("sub-p", "--cert", providerCert, "--key", providerKey)
+	consumer := remote("sub-c", "--token-file", tokenFile)
+	nobody := remote("sub-c")
+
+	must(provider("lb create web --vnet datacenter --rule tcp:80 --backend 10.0.0.4"))
+	published := must(provider("service create shop --lb web --nat-ip-count 1 --visibility sub-c"))
+	alias := regexp.MustCompile(`(?m)^Alias:\s+(\S+)$`).FindStringSubmatch(published)
+	if alias == nil {
+		t.Fatalf("no alias:\n%s", published)
+	}
+	must(consumer("endpoint create to-shop --vnet home --ip 10.0.1.10 --service " + alias[1] + " --request-message 'order 42'"))
+	passes := func() bool {
+		out, err := vm.Run(ctx, "curl", "-sS", "--connect-timeout", "1", "-m", "3", "http://10.0.1.10/")
+		return err == nil && out == "hello"
+	}
+	if passes() {
+		t.Error("packets pass before the approval")
+	}
+	if inbox := must(provider("connection list")); !strings.Contains(inbox, "order 42") || !strings.Contains(inbox, "sub-c") {
+		t.Errorf("the provider's inbox:\n%s", inbox)
+	}
+	must(provider("connection approve --service shop --name to-shop --description welcome"))
+	if seen := must(consumer("endpoint wait to-shop --for Approved --timeout 10s")); !strings.Contains(seen, "welcome") {
+		t.Errorf("the consumer sees\n%s", seen)
+	}
+	if !passes() {
+		t.Error("packets do not pass after the approval")
+	}
+	// Nobody sees or touches what is the other's.
+	service := "/subscriptions/sub-p/resourceGroups/default/providers/Microsoft.Network/privateLinkServices/shop"
+	endpoint := "/subscriptions/sub-c/resourceGroups/default/providers/Microsoft.Network/privateEndpoints/to-shop"
+	for _, c := range []struct {
+		who  func(string) (string, error)
+		line string
+		code int
+	}{
+		{consumer, "service show " + service, exitNotFound},
+		{consumer, "service show " + strings.Replace(service, "shop", "none", 1), exitNotFound},
+		{provider, "endpoint show " + endpoint, exitNotFound},
+		{provider, "vnet attach datacenter --interface eth2", exitRefused},
+		{consumer, "role create --principal consumer --role Owner --scope /subscriptions/sub-c", exitRefused},
+		{consumer, "status", exitRefused},
+		{nobody, "endpoint list", exitRefused},
+	} {
+		out, err := c.who(c.line)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != c.code {
+			t.Errorf("%s: %v, want exit code %d\n%s", c.line, err, c.code, out)
+		}
+	}
+	// To who may not know of it a service does not exist, so deleting it succeeds, and does nothing.
+	must(consumer("service delete " + service))
+	must(provider("service show shop"))
+	if flows := must(consumer("flow list")); strings.Contains(flows, "10.0.0.4") {
+		t.Errorf("the consumer sees the provider's backend:\n%s", flows)
+	}
+	must(provider("connection reject --service shop --name to-shop"))
+	if passes() {
+		t.Error("packets pass after the rejection")
+	}
+	journal := must(d.CLI(ctx, "event", "list"))
+	for _, want := range []string{"provider", "consumer", "root"} {
+		if !strings.Contains(journal, want) {
+			t.Errorf("the journal does not name %s:\n%s", want, journal)
+		}
+	}
+	// TLS 1.2 and a client without the authority's certificate get nowhere.
+	if out, err := gw.Run(ctx, "curl", "-sk", "--tls-max", "1.2", "https://127.0.0.1:8443/privlink/status"); err == nil {
+		t.Errorf("TLS 1.2 was answered: %s", out)
+	}
+	must(d.CLI(ctx, "principal", "delete", "consumer"))
+	if out, err := consumer("endpoint list"); err == nil {
+		t.Errorf("a deleted principal's token still works: %s", out)
+	}
+}
