@@ -188,6 +188,9 @@ func (c *Controller) provisioning(v *view, rec *record) (api.ProvisioningState, 
 	if state == api.Failed {
 		return state, c.applyErr.Error()
 	}
+	if state == api.Updating {
+		return state, "" // what the kernel has found out is about an older revision
+	}
 	for _, h := range rec.holds {
 		at := place{h.network, h.addr}
 		if x, ok := c.conflicts[at]; ok {

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -75,8 +74,6 @@ func (c *clock) advance(d time.Duration) {
 	defer c.mu.Unlock()
 	c.now = c.now.Add(d)
 }
-
-var errStopped = errors.New("stopped")
 
 func newWorld(t testing.TB) *world {
 	w := &world{TB: t, kernel: &kernel{}, path: filepath.Join(memoryDir(t), "state.db"),

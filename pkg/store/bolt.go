@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // The layout of the file: bucket "meta" has "schema" and "revision" (8 bytes, big endian);
@@ -68,7 +69,7 @@ func openFile(path string) (db *bbolt.DB, err error) {
 	}()
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait})
 	switch {
-	case errors.Is(err, bbolt.ErrTimeout):
+	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w (is another privlink running? use another --state-dir for a second one)", ErrLocked)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("%w (run as root, or choose --state-dir)", err)

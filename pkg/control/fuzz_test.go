@@ -1,0 +1,57 @@
+package control
+
+import (
+	"testing"
+
+	"github.com/privlink/privlink/pkg/api"
+)
+
+// Whatever the documents of a batch, nothing panics, a refused batch leaves store and memory as they were, and an
+// accepted one can be read, loaded again and compiled to the same State.
+func FuzzPut(f *testing.F) {
+	f.Add(string(api.VirtualNetworks), `{"location":"west","properties":{"addressSpace":{"addressPrefixes":["10.0.0.0/16"]}}}`)
+	f.Add(string(api.LoadBalancers), `{"location":"west","properties":{"backendAddressPools":[{"name":"pool","properties":{"loadBalancerBackendAddresses":[{"name":"vm1","properties":{"adminState":"Down"}}]}}]}}`)
+	f.Add(string(api.PrivateLinkServices), `{"location":"west","properties":{"visibility":{"subscriptions":["*"]},"loadBalancerFrontendIpConfigurations":[{"id":"loadBalancers/lb/frontendIPConfigurations/fe"}],
+		"ipConfigurations":[{"name":"a","properties":{"subnet":{"id":"virtualNetworks/dc/subnets/nat"}}}]}}`)
+	f.Add(string(api.NetworkInterfaces), `{"location":"west","properties":{"ipConfigurations":[{"name":"a","properties":{"subnet":{"id":"virtualNetworks/dc/subnets/nat"},
+		"loadBalancerBackendAddressPools":[{"id":"loadBalancers/lb/backendAddressPools/pool"}]}}]}}`)
+	f.Add(string(api.PrivateEndpoints), `{"location":"west","properties":{"subnet":{"id":"virtualNetworks/dc/subnets/vms"},
+		"privateLinkServiceConnections":[{"name":"a","properties":{"privateLinkServiceId":"privateLinkServices/web"}}]}}`)
+	f.Fuzz(func(t *testing.T, kind, text string) {
+		k, err := api.KindOf(kind)
+		if err != nil {
+			return
+		}
+		d, err := api.Decode([]byte(text), k, api.Tolerant)
+		if err != nil {
+			return
+		}
+		w := newWorld(t)
+		w.provide(open)
+		before := w.dump(t)
+		names := map[api.Kind]string{api.VirtualNetworks: theNetwork, api.LoadBalancers: theLB, api.PrivateLinkServices: theService,
+			api.NetworkInterfaces: "p:networkInterfaces/vm1", api.PrivateEndpoints: "p:privateEndpoints/pe"}
+		_, err = w.Put(t.Context(), operator(), id(names[k]), d, Conditions{})
+		if err != nil {
+			if e := api.AsError(err); e.Status < 400 || e.Status > 499 {
+				t.Fatalf("status %d: %v", e.Status, err)
+			}
+			if after := w.dump(t); after != before {
+				t.Fatalf("half applied:\n%s\n%s", before, after)
+			}
+		}
+		w.get(names[api.VirtualNetworks])
+		w.sync()
+		running := stateText(w)
+		w.restart()
+		if again := stateText(w); again != running {
+			t.Fatalf("in memory %s\nin the store %s", running, again)
+		}
+	})
+}
+
+// stateText is the State as text.
+func stateText(w *world) string {
+	s, _ := compile(w.view.snapshot(), nil)
+	return text(s)
+}
