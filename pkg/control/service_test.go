@@ -361,6 +361,11 @@ func TestProvisioning_FollowsTheKernel(t *testing.T) {
 	if p := w.get(theNetwork).(*api.VirtualNetwork).Properties; p.ProvisioningState != api.Failed || p.FailureReason != "attach eth9: no such interface" {
 		t.Errorf("interface: %s %q", p.ProvisioningState, p.FailureReason)
 	}
+	r.Revision = 0 // found out before the network was written as it is now
+	w.Report(r)
+	if p := w.get(theNetwork).(*api.VirtualNetwork).Properties; p.ProvisioningState != api.Updating || p.FailureReason != "" {
+		t.Errorf("what is known is older than the resource: %s %q", p.ProvisioningState, p.FailureReason)
+	}
 }
 
 func TestConflict_DynamicAddressMovesStaticFails(t *testing.T) {
