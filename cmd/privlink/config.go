@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/privlink/privlink/pkg/server"
+	"github.com/privlink/privlink/pkg/webhook"
 )
 
 // config is the daemon's configuration file (YAML or JSON). Everything may be left out.
@@ -19,6 +21,8 @@ type config struct {
 	SocketMode string `json:"socketMode"`
 	// Listen are TCP addresses that are answered on besides the socket.
 	Listen []listenConfig `json:"listen"`
+	// Webhooks are told of connection requests and decisions (see pkg/webhook).
+	Webhooks []webhookConfig `json:"webhooks"`
 	// AliasSuffix are the last two labels of aliases; default azure.privatelinkservice.
 	AliasSuffix string `json:"aliasSuffix"`
 	// Flows is the size of the flow table in pairs, when it is made; default 262144.
@@ -35,6 +39,29 @@ type listenConfig struct {
 	Certificate string `json:"certificate"`
 	Key         string `json:"key"`
 	ClientCA    string `json:"clientCA"`
+}
+
+// webhookConfig is one receiver; white space around the secret in its file is ignored.
+type webhookConfig struct {
+	URL        string `json:"url"`
+	SecretFile string `json:"secretFile"`
+}
+
+// hooks are the webhooks with their secrets.
+func (c config) hooks() ([]webhook.Hook, error) {
+	var list []webhook.Hook
+	for _, w := range c.Webhooks {
+		secret, err := os.ReadFile(w.SecretFile)
+		if err != nil {
+			return nil, fmt.Errorf("configuration: secret of webhook %s: %w", w.URL, err)
+		}
+		hook := webhook.Hook{URL: w.URL, Secret: bytes.TrimSpace(secret)}
+		if err := hook.Check(); err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+		list = append(list, hook)
+	}
+	return list, nil
 }
 
 // readConfig reads a configuration file; an empty name is the defaults. Unknown settings are refused.
