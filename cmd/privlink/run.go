@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -19,6 +20,7 @@ import (
 	"github.com/privlink/privlink/pkg/server"
 	"github.com/privlink/privlink/pkg/splice/inner"
 	"github.com/privlink/privlink/pkg/store"
+	"github.com/privlink/privlink/pkg/webhook"
 )
 
 func runCommand(env *environment) *cli.Command {
@@ -68,6 +70,10 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		return &codedError{exitUsage, err}
 	}
 	mode, err := config.socketMode()
+	if err != nil {
+		return &codedError{exitUsage, err}
+	}
+	hooks, err := config.hooks()
 	if err != nil {
 		return &codedError{exitUsage, err}
 	}
@@ -127,11 +133,20 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		Log:        log.WithField("part", "server"),
 		Now:        c.env.now,
 	})
-	return d.serve(ctx, cancel, c, answering, listeners)
+	told := webhook.Options{Source: controller, Hooks: hooks, Dir: dir, Log: log.WithField("part", "webhook")}
+	return d.serve(ctx, cancel, c, answering, listeners, told)
 }
 
-// serve runs control plane and server until ctx ends or one of them fails, and waits for both.
-func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, answering *server.Server, listeners []net.Listener) error {
+// serve runs control plane, server and what stands beside them until ctx ends or one of them fails, and waits for both.
+func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, answering *server.Server, listeners []net.Listener, told webhook.Options) error {
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	beside.Go(func() {
+		// Nobody's traffic depends on webhooks: one that fails does not end the daemon.
+		if err := webhook.Run(ctx, told); err != nil {
+			d.log.WithError(err).Error("webhooks are not told any more")
+		}
+	})
 	ended := make(chan error, 3)
 	go func() { ended <- d.controller.Run(ctx) }()
 	go func() { ended <- d.inside.run(ctx, d.plane) }()
