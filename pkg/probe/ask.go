@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -23,14 +24,21 @@ const afterHeader = 300 * time.Millisecond
 // maxBody is how much of a body is read so that the connection ends in order, in bytes.
 const maxBody = 64 << 10
 
-// ask probes once and returns whether the backend is healthy, and why.
-func ask(ctx context.Context, dial Dial, c *Check) (healthy bool, why string) {
+// ask probes once and returns whether the backend is healthy, and why. A dialler's
+// inner.ErrNotAdmitted says nothing about the backend: asked is false then.
+func ask(ctx context.Context, dial Dial, c *Check) (healthy, asked bool, why string) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	conn, err := dial(ctx, c.To)
 	if err != nil {
-		return false, "connect: " + cause(err)
+		return false, !errors.Is(err, inner.ErrNotAdmitted), "connect: " + cause(err)
 	}
+	healthy, why = askOn(ctx, conn, c)
+	return healthy, true, why
+}
+
+// askOn probes on a connection, and closes it.
+func askOn(ctx context.Context, conn *net.TCPConn, c *Check) (healthy bool, why string) {
 	defer conn.Close()
 	// Closed in order, like the connections it stands for; the kernel keeps what is on its way.
 	if err := conn.SetLinger(-1); err != nil {

@@ -143,7 +143,7 @@ func TestAsk_EveryKindAndServer_VerdictAndReason(t *testing.T) {
 			c.check.To.Target = c.to
 			c.check.Timeout = 2 * time.Second
 			check := c.check.withDefaults()
-			healthy, why := ask(t.Context(), direct, &check)
+			healthy, _, why := ask(t.Context(), direct, &check)
 			if healthy != c.healthy {
 				t.Errorf("healthy %v (%s), want %v", healthy, why, c.healthy)
 			}
@@ -168,7 +168,7 @@ func TestAsk_Healthy_ConnectionEndsInOrder(t *testing.T) {
 			end <- err
 		})
 		check := Check{Kind: TCP, Header: header, To: inner.Destination{Target: to}, Interval: time.Second}.withDefaults()
-		if healthy, why := ask(t.Context(), direct, &check); !healthy {
+		if healthy, _, why := ask(t.Context(), direct, &check); !healthy {
 			t.Fatal(why)
 		}
 		if err := <-end; err != nil {

@@ -15,6 +15,13 @@ import (
 // MaxAtOnce bounds the probes under way, and with them descriptors.
 const MaxAtOnce = 400
 
+// A check may be set before the dataplane knows its backend: such a probe is put off so often, and so
+// long, before it counts as failed.
+const (
+	maxWaited    = 5
+	waitAdmitted = time.Second
+)
+
 // Prober asks a set of checks. The caller replaces the set as often as it likes.
 type Prober struct {
 	dial   Dial
@@ -38,11 +45,13 @@ type entry struct {
 	due     time.Time
 	place   int  // in the queue, -1 = under way or removed
 	removed bool // or replaced
+	waited  int  // probes in a row that the dialler did not admit
 }
 
 type outcome struct {
 	entry   *entry
 	healthy bool
+	asked   bool
 	reason  string
 	at      time.Time
 	took    time.Duration
@@ -170,9 +179,9 @@ func (p *Prober) ended(ctx context.Context) <-chan struct{} {
 // ask runs one probe; the check is passed by value, as the entry is guarded.
 func (p *Prober) ask(ctx context.Context, e *entry, c Check) {
 	start := time.Now()
-	healthy, why := ask(ctx, p.dial, &c)
+	healthy, asked, why := ask(ctx, p.dial, &c)
 	end := time.Now()
-	p.done <- outcome{e, healthy, why, end, end.Sub(start)}
+	p.done <- outcome{e, healthy, asked, why, end, end.Sub(start)}
 }
 
 // take removes up to room due entries from the queue and says when the next one is due.
@@ -196,6 +205,16 @@ func (p *Prober) learn(o outcome) {
 	if e.removed {
 		p.mu.Unlock()
 		return
+	}
+	if !o.asked && e.waited < maxWaited {
+		e.waited++
+		e.due = o.at.Add(min(waitAdmitted, e.check.Interval))
+		heap.Push(&p.queue, e)
+		p.mu.Unlock()
+		return
+	}
+	if o.asked {
+		e.waited = 0
 	}
 	changed := e.history.observe(o.healthy, &e.check, o.at)
 	e.result.Healthy, e.result.Since = e.history.healthy, e.history.since

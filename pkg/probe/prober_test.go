@@ -170,3 +170,34 @@ func TestProber_RemovedWhileUnderWay_ReportsNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestProber_NotAdmittedYet_WaitsInsteadOfFailing: checks come before the dataplane has what they need.
+func TestProber_NotAdmittedYet_WaitsInsteadOfFailing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		p := startProber(t, w)
+		var admitted atomic.Bool
+		dial := p.dial
+		p.dial = func(ctx context.Context, to inner.Destination) (*net.TCPConn, error) {
+			if !admitted.Load() {
+				return nil, fmt.Errorf("%w: no such backend", inner.ErrNotAdmitted)
+			}
+			return dial(ctx, to)
+		}
+		p.Set(checks(1, 15*time.Second))
+		time.Sleep(3 * time.Second)
+		if len(p.Results()) != 0 {
+			t.Fatalf("a probe that was never sent has a result: %+v", p.Results())
+		}
+		admitted.Store(true)
+		time.Sleep(2 * time.Second)
+		if r := p.Results()["0"]; r.Reason != "connect: down" {
+			t.Errorf("two seconds after it was admitted: %+v", r)
+		}
+		admitted.Store(false)
+		time.Sleep(time.Minute)
+		if r := p.Results()["0"]; r.Healthy || r.Reason != "connect: not admitted: no such backend" {
+			t.Errorf("a minute after the backend went: %+v", r)
+		}
+	})
+}

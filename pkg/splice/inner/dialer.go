@@ -78,7 +78,7 @@ func (d *Dialer) serve() {
 
 // Dial connects to a destination. The connection resets when it is closed unless its linger is
 // changed. Errors keep what the kernel said (syscall.ECONNREFUSED, ...); with the context's
-// deadline over it is os.ErrDeadlineExceeded.
+// deadline over it is os.ErrDeadlineExceeded, and ErrNotAdmitted if nothing was sent.
 func (d *Dialer) Dial(ctx context.Context, to Destination) (*net.TCPConn, error) {
 	select {
 	case <-d.stop: // first, as the thread may not have noticed yet
@@ -98,7 +98,7 @@ func (d *Dialer) Dial(ctx context.Context, to Destination) (*net.TCPConn, error)
 	}()
 
 	if err := d.door.Admit(source, to); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNotAdmitted, err)
 	}
 	defer d.door.Withdraw(source)
 

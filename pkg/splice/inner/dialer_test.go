@@ -74,7 +74,7 @@ func TestDialer_NobodyAnswers_DeadlineAndEntryGone(t *testing.T) {
 func TestDialer_NotAdmitted_NothingIsSent(t *testing.T) {
 	refusal := errors.New("no such backend")
 	d := mustDialer(t, &recorder{refuse: refusal})
-	if _, err := d.Dial(t.Context(), Destination{Target: netip.MustParseAddrPort("10.0.0.1:80")}); !errors.Is(err, refusal) {
+	if _, err := d.Dial(t.Context(), Destination{Target: netip.MustParseAddrPort("10.0.0.1:80")}); !errors.Is(err, refusal) || !errors.Is(err, ErrNotAdmitted) {
 		t.Errorf("dial: %v, want the door's refusal", err)
 	}
 }

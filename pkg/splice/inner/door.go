@@ -27,6 +27,9 @@ type Door interface {
 	Withdraw(source netip.AddrPort)
 }
 
+// ErrNotAdmitted says that the dataplane does not know the destination, yet or any more.
+var ErrNotAdmitted = errors.New("not admitted")
+
 // ErrPorts says that every source port waits for an answer to its connect.
 var ErrPorts = errors.New("no inner source port free")
 
