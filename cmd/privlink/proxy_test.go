@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+// TestRun_ProxyService_LinkIDIsOneNumber follows the LinkID from the API through the flow list to what a Go
+// server decodes, over rejection, approval and restart.
+func TestRun_ProxyService_LinkIDIsOneNumber(t *testing.T) {
+	l, d := gateway(t)
+	provider := l.VM(d.Namespace, "web", "10.0.0.5/16", lab.VethOptions{})
+	consumer := l.VM(d.Namespace, "home", "10.0.1.4/16", lab.VethOptions{})
+	provider.Start(t.Context(), l.Build(t.Context(), "./testdata/peers/goserver"), "10.0.0.5:7009")
+	provider.WaitListening("tcp", 7009)
+
+	must := func(command string) string {
+		t.Helper()
+		out, err := d.CLI(t.Context(), strings.Fields(command)...)
+		if err != nil {
+			t.Fatalf("privlink %s: %v", command, err)
+		}
+		return out
+	}
+	must("vnet create datacenter --prefix 10.0.0.0/16 --interface web")
+	must("lb create web --vnet datacenter --rule tcp:443:7009 --backend 10.0.0.5 --probe tcp:7009")
+	must("service create shop --lb web --proxy-protocol --nat-ip-count 1 --visibility *")
+	var service api.PrivateLinkService
+	read(t, must("service show shop -o json"), &service)
+	must("vnet create home --prefix 10.0.0.0/16 --interface home --subscription consumer")
+	must("endpoint create to-shop --vnet home --ip 10.0.1.10 --service " + service.Properties.Alias + " --subscription consumer")
+	must("connection approve --service shop --name to-shop")
+
+	linkID := func() uint64 {
+		t.Helper()
+		read(t, must("service show shop -o json"), &service)
+		for _, c := range service.Properties.PrivateEndpointConnections {
+			var id uint64
+			if _, err := fmt.Sscan(c.Properties.LinkIdentifier, &id); err != nil {
+				t.Fatalf("linkIdentifier %q: %v", c.Properties.LinkIdentifier, err)
+			}
+			return id
+		}
+		t.Fatal("the service has no connection")
+		return 0
+	}
+	want := linkID()
+	called := func(when string) {
+		t.Helper()
+		var answer string
+		l.Wait("an answer of the backend "+when, 20*time.Second, func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			c, err := consumer.Dial(ctx, "tcp4", "", "10.0.1.10:443")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+				return err
+			}
+			bytes, err := io.ReadAll(c)
+			answer = string(bytes)
+			if err == nil && !strings.HasPrefix(answer, fmt.Sprintf("client %v endpoint 10.0.1.10:443 link ", c.LocalAddr())) {
+				err = fmt.Errorf("answer %q", answer)
+			}
+			return err
+		})
+		if suffix := fmt.Sprintf(" link %d\n", want); !strings.HasSuffix(answer, suffix) || linkID() != want {
+			t.Errorf("%s: the backend says %q, the API %d, want %d", when, answer, linkID(), want)
+		}
+		if flows := must("flow list -o json"); !strings.Contains(flows, fmt.Sprint(want)) {
+			t.Errorf("%s: the flow list lacks LinkID %d:\n%s", when, want, flows)
+		}
+	}
+	called("after approval")
+	must("connection reject --service shop --name to-shop")
+	must("connection approve --service shop --name to-shop")
+	called("after rejection and approval")
+	d.Stop()
+	d.Start(t.Context())
+	called("after a restart")
+}
+
+// TestRun_Probe_BackendStopsAndReturns follows a probe through the dataplane into lb show and the metrics.
+func TestRun_Probe_BackendStopsAndReturns(t *testing.T) {
+	l, d := gateway(t)
+	provider := l.VM(d.Namespace, "web", "10.0.0.5/16", lab.VethOptions{})
+	must := func(command string) string {
+		t.Helper()
+		out, err := d.CLI(t.Context(), strings.Fields(command)...)
+		if err != nil {
+			t.Fatalf("privlink %s: %v", command, err)
+		}
+		return out
+	}
+	web := provider.Nginx(t.Context(), lab.NginxOptions{Listen: []string{"10.0.0.5:80"}, Files: map[string]string{"health": "well"}})
+	must("vnet create datacenter --prefix 10.0.0.0/16 --interface web")
+	must("lb create web --vnet datacenter --rule tcp:80 --backend 10.0.0.5 --probe http:80/health")
+
+	shows := func(parts ...string) {
+		t.Helper()
+		l.Wait("lb show to say "+strings.Join(parts, ", "), 40*time.Second, func() error {
+			out, err := d.CLI(t.Context(), "lb", "show", "web")
+			if err != nil {
+				return err
+			}
+			for _, part := range parts {
+				if !strings.Contains(out, part) {
+					return fmt.Errorf("it says\n%s", out)
+				}
+			}
+			return nil
+		})
+	}
+	shows("10.0.0.5", "Up", "status 200")
+	web.Stop()
+	shows("10.0.0.5", "Down", "connection refused")
+	provider.Nginx(t.Context(), lab.NginxOptions{Listen: []string{"10.0.0.5:80"}, Files: map[string]string{"health": "well"}})
+	shows("10.0.0.5", "Up", "status 200")
+}
+
+func read(t *testing.T, text string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatalf("read %q: %v", text, err)
+	}
+}
