@@ -17,6 +17,8 @@ type environment struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
+	// confine gives up what the daemon does not need before it does anything; nil in tests.
+	confine func() error
 }
 
 // Defaults of the settings every command has.

@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/privlink/privlink/pkg/privilege"
 )
 
 func main() {
@@ -18,6 +20,8 @@ func main() {
 		stderr: os.Stderr,
 		getenv: os.Getenv,
 		now:    time.Now,
+
+		confine: privilege.Confine,
 	}, os.Args)
 	stop()
 	os.Exit(code)

@@ -17,6 +17,7 @@ import (
 	"github.com/privlink/privlink/pkg/control"
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/metrics"
+	"github.com/privlink/privlink/pkg/privilege"
 	"github.com/privlink/privlink/pkg/server"
 	"github.com/privlink/privlink/pkg/splice/inner"
 	"github.com/privlink/privlink/pkg/store"
@@ -58,6 +59,29 @@ func lockState(dir string) (*os.File, error) {
 	return file, nil
 }
 
+// confine leaves the process the capabilities it needs, and says which of these it lacks.
+func confine(env *environment, log logrus.FieldLogger) error {
+	if env.confine == nil {
+		return nil
+	}
+	if err := env.confine(); err != nil {
+		return err
+	}
+	missing, err := privilege.Missing()
+	if err != nil {
+		return err
+	}
+	for _, m := range missing {
+		entry := log.WithFields(logrus.Fields{"capability": m.Name, "for": m.Why})
+		if m.Optional {
+			entry.Info("goes without a capability")
+		} else {
+			entry.Warn("a capability is missing")
+		}
+	}
+	return nil
+}
+
 // runDaemon is the daemon's whole life: every part is opened in the order in which the next needs it and closed
 // in the reverse.
 func runDaemon(ctx context.Context, c *call) (err error) {
@@ -72,6 +96,9 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	mode, err := config.socketMode()
 	if err != nil {
 		return &codedError{exitUsage, err}
+	}
+	if err := confine(c.env, log); err != nil {
+		return err
 	}
 	hooks, err := config.hooks()
 	if err != nil {
@@ -151,6 +178,7 @@ func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, 
 	go func() { ended <- d.controller.Run(ctx) }()
 	go func() { ended <- d.inside.run(ctx, d.plane) }()
 	go func() { ended <- answering.Serve(ctx, listeners...) }()
+	go d.watchdog(ctx, c.env)
 	if err := notify(c.env, "READY=1"); err != nil {
 		d.log.WithError(err).Warn("cannot tell the service manager")
 	}
