@@ -76,7 +76,8 @@ type arena struct {
 	names     []string // of the gateway's interfaces: web, c1, c2
 	plain     []*load.Client
 	proxied   []*load.Client
-	serial    int // of what faults make
+	serial    int    // of what faults make
+	object    string // what the last fault was done to, for the log
 }
 
 // vm is the machine at the other end of an interface of the gateway, and its address.
@@ -178,7 +179,15 @@ func (a *arena) start(ctx context.Context) error {
 		}
 		a.proxied = append(a.proxied, proxied)
 	}
-	return nil
+	// The connections that stay are there before the first fault.
+	return lab.Poll(30*time.Second, func() error {
+		for _, c := range append(a.plain[:len(a.plain):len(a.plain)], a.proxied...) {
+			if !c.Steady() {
+				return errors.New("the lasting connections are not open")
+			}
+		}
+		return nil
+	})
 }
 
 // underWay is when a window begins that is opened now: what was sent later may be under way.

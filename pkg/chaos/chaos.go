@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,7 +21,8 @@ type Options struct {
 	Duration time.Duration // at least a few seconds
 	Seed     uint64
 	Out      io.Writer
-	Verbose  bool // each fault as it comes
+	Verbose  bool   // each fault as it comes
+	Only     string // name of the one kind to strike with; empty = all
 }
 
 // Result of a run.
@@ -107,7 +109,10 @@ func (r *run) faults(ctx context.Context) error {
 	var queue []Kind
 	for time.Now().Before(limit) {
 		if len(queue) == 0 {
-			queue = Kinds()
+			queue = slices.DeleteFunc(Kinds(), func(k Kind) bool { return r.Only != "" && k.Name != r.Only })
+			if len(queue) == 0 {
+				return fmt.Errorf("there is no kind of fault %q", r.Only)
+			}
 			r.draw.Shuffle(len(queue), func(i, j int) { queue[i], queue[j] = queue[j], queue[i] })
 		}
 		k := queue[0]
@@ -129,6 +134,7 @@ func (r *run) faults(ctx context.Context) error {
 // strike brings one fault and notes its windows.
 func (r *run) strike(ctx context.Context, k Kind) error {
 	from := r.underWay()
+	r.object = ""
 	err := k.strike(ctx, r.arena, r.draw)
 	if err != nil {
 		return err
@@ -150,7 +156,7 @@ func (r *run) strike(ctx context.Context, k Kind) error {
 		}
 	}
 	if r.Verbose {
-		fmt.Fprintf(r.Out, "%6.1f s %s, %v\n", from.Sub(r.begin).Seconds(), k.Name, over.Sub(from).Round(time.Millisecond))
+		fmt.Fprintf(r.Out, "%6.1f s %s %s, %v\n", from.Sub(r.begin).Seconds(), k.Name, r.object, over.Sub(from).Round(time.Millisecond))
 	}
 	return nil
 }
@@ -180,7 +186,7 @@ func (r *run) judge() (Result, error) {
 	}
 	r.table(&result)
 	for _, b := range append(bad.Broken, badProxied.Broken...) {
-		fmt.Fprintf(r.Out, "broken: %s from %.3f s to %.3f s: %v\n", b.Kind, b.From.Sub(r.begin).Seconds(), b.To.Sub(r.begin).Seconds(), b.Err)
+		fmt.Fprintf(r.Out, "broken: %s of %s from %.3f s to %.3f s: %v\n", b.Kind, b.Client, b.From.Sub(r.begin).Seconds(), b.To.Sub(r.begin).Seconds(), b.Err)
 	}
 	for _, g := range bad.Gaps() {
 		fmt.Fprintf(r.Out, "lost: packets from %.3f s to %.3f s\n", g.From.Sub(r.begin).Seconds(), g.To.Sub(r.begin).Seconds())

@@ -99,8 +99,14 @@ func (a *arena) service(name string) string {
 	return "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/default/providers/Microsoft.Network/privateLinkServices/" + name
 }
 
+// pick draws the interface a fault is done to.
+func (a *arena) pick(draw *rand.Rand) string {
+	a.object = a.names[draw.IntN(len(a.names))]
+	return a.object
+}
+
 func flap(_ context.Context, a *arena, draw *rand.Rand) error {
-	name := a.names[draw.IntN(len(a.names))]
+	name := a.pick(draw)
 	a.gw.Down(name)
 	a.gw.Up(name)
 	a.gw.WaitUp(name)
@@ -108,7 +114,7 @@ func flap(_ context.Context, a *arena, draw *rand.Rand) error {
 }
 
 func remake(ctx context.Context, a *arena, draw *rand.Rand) error {
-	name := a.names[draw.IntN(len(a.names))]
+	name := a.pick(draw)
 	vm, address := a.vm(name)
 	a.gw.Delete(name)
 	a.Veth(a.gw, name, vm, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: address + "/16"}})
@@ -119,7 +125,7 @@ func remake(ctx context.Context, a *arena, draw *rand.Rand) error {
 }
 
 func takeProgram(ctx context.Context, a *arena, draw *rand.Rand) error {
-	name := a.names[draw.IntN(len(a.names))]
+	name := a.pick(draw)
 	before, err := a.attachedLinks(name)
 	if err != nil {
 		return err
@@ -186,7 +192,7 @@ func addStranger(ctx context.Context, a *arena, draw *rand.Rand) error {
 	defer p.Close()
 	var l link.Link
 	err = a.gw.Do(func() (err error) {
-		index := a.gw.Link(a.names[draw.IntN(len(a.names))]).Attrs().Index
+		index := a.gw.Link(a.pick(draw)).Attrs().Index
 		l, err = link.AttachTCX(link.TCXOptions{Interface: index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
 		return err
 	})
@@ -268,7 +274,7 @@ func descriptors(ctx context.Context, a *arena, _ *rand.Rand) error {
 }
 
 func offload(_ context.Context, a *arena, draw *rand.Rand) error {
-	vm, _ := a.vm(a.names[draw.IntN(len(a.names))])
+	vm, _ := a.vm(a.pick(draw))
 	feature := []string{"rx-gro", "tx-checksum-ip-generic"}[draw.IntN(2)]
 	was := feature != "rx-gro" // veth's defaults
 	vm.SetFeatures("eth0", !was, feature)

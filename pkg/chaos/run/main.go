@@ -24,6 +24,7 @@ func run() int {
 	seed := flag.Uint64("seed", 0, "order of the faults; 0 = a new one")
 	binary := flag.String("privlink", "bin/privlink", "the executable")
 	quiet := flag.Bool("quiet", false, "not each fault as it comes")
+	only := flag.String("only", "", "strike with this kind of fault alone")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "chaos: must be root (network namespaces, BPF)")
@@ -39,7 +40,7 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	result, err := chaos.Run(ctx, chaos.Options{
-		Binary: *binary, Duration: time.Duration(*seconds) * time.Second, Seed: *seed, Out: os.Stdout, Verbose: !*quiet,
+		Binary: *binary, Duration: time.Duration(*seconds) * time.Second, Seed: *seed, Out: os.Stdout, Verbose: !*quiet, Only: *only,
 	})
 	if err != nil {
 		fmt.Println(err)

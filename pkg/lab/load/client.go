@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,6 +44,7 @@ type Client struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 	stream *stream
+	lasts  atomic.Bool // the connections that stay are open
 
 	mu     sync.Mutex
 	report Report
@@ -113,6 +115,9 @@ func (c *Client) Report() Report {
 	return r
 }
 
+// Steady says whether the connection that stays, and its silent companion, are open and have been heard.
+func (c *Client) Steady() bool { return c.lasts.Load() }
+
 // Known is a time so that every datagram sent until then has come back or is lost for good: what is under
 // way now was sent later. A window of a fault begins here.
 func (c *Client) Known() time.Time {
@@ -127,7 +132,7 @@ func (c *Client) ended(kind string, from time.Time, err error) {
 	defer c.mu.Unlock()
 	c.report.Connections++
 	if err != nil {
-		c.report.Broken = append(c.report.Broken, Broken{from, time.Now(), kind, err})
+		c.report.Broken = append(c.report.Broken, Broken{from, time.Now(), c.n.String(), kind, err})
 	}
 }
 
@@ -162,7 +167,8 @@ func (c *Client) steady(ctx context.Context) {
 		from := time.Now()
 		silent, err := c.dial()
 		if err != nil {
-			c.ended("silent connection", from, err)
+			c.ended("new connection", from, err)
+			wait(ctx, c.o.Short)
 			continue
 		}
 		err = say(silent, []byte("before the silence"))
@@ -176,19 +182,30 @@ func (c *Client) steady(ctx context.Context) {
 	}
 }
 
+// wait is for an interval, or until ctx ends.
+func wait(ctx context.Context, interval time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(max(interval, time.Millisecond)):
+	}
+}
+
 // busy is over when its connection broke, or with ctx.
 func (c *Client) busy(ctx context.Context) {
 	from := time.Now()
 	conn, err := c.dial()
 	if err != nil {
-		c.ended("busy connection", from, err)
+		c.ended("new connection", from, err)
+		wait(ctx, c.o.Short)
 		return
 	}
 	defer conn.Close()
 	tick := time.NewTicker(c.o.Steady)
 	defer tick.Stop()
 	message := make([]byte, 1024)
+	defer c.lasts.Store(false)
 	for number := uint64(0); ; number++ {
+		c.lasts.Store(number > 0)
 		binary.BigEndian.PutUint64(message, number)
 		from = time.Now()
 		if err := say(conn, message); err != nil {

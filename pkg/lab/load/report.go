@@ -9,6 +9,7 @@ import (
 // Broken is a connection that did not go well.
 type Broken struct {
 	From, To time.Time // from when on it was not known to be well, and when the failure showed
+	Client   string // its namespace
 	Kind     string
 	Err      error
 }
@@ -51,7 +52,7 @@ func (r Report) String() string {
 		if i == 3 {
 			return s + " ..."
 		}
-		s += fmt.Sprintf("; %s from %s to %s: %v", b.Kind, clock(b.From), clock(b.To), b.Err)
+		s += fmt.Sprintf("; %s of %s from %s to %s: %v", b.Kind, b.Client, clock(b.From), clock(b.To), b.Err)
 	}
 	return s
 }
