@@ -77,7 +77,11 @@ func (c *Comparison) report(r *Report, section string, times timings) {
 	for _, l := range c.Lanes {
 		for _, d := range Directions {
 			if t := times[l][d]; len(t) > 0 {
-				r.costs = append(r.costs, costLine{section: section, name: l.Name + ", " + d.String(), times: t, base: times[c.Base][d], unit: "ns"})
+				line := costLine{section: section, name: l.Name + ", " + d.String(), times: t, base: times[c.Base][d], unit: "ns"}
+				if l.Refused > 0 && d == Forward {
+					line.note = fmt.Sprintf("%d flows refused at first", l.Refused)
+				}
+				r.costs = append(r.costs, line)
 			}
 		}
 	}
