@@ -42,17 +42,18 @@ func TestLoad_WireCut_LossesLieInTheWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantConnections(l, c, 5)
-	from := time.Now()
+	cut, from := time.Now(), c.Known()
 	b.Down("eth0")
 	l.Wait("datagrams into the dark", 5*time.Second, func() error {
-		if time.Since(from) < 100*time.Millisecond {
+		if time.Since(cut) < 100*time.Millisecond {
 			return context.DeadlineExceeded
 		}
 		return nil
 	})
 	b.Up("eth0")
 	a.WaitUp("eth0")
-	to := time.Now()
+	wantConnections(l, c, c.Report().Connections+5)
+	to := time.Now() // by now the machines have found each other again
 	wantConnections(l, c, c.Report().Connections+5)
 	r := c.Stop()
 	if len(r.Lost) < 50 {

@@ -9,7 +9,7 @@ import (
 // Broken is a connection that did not go well.
 type Broken struct {
 	From, To time.Time // from when on it was not known to be well, and when the failure showed
-	Client   string // its namespace
+	Client   string    // its namespace
 	Kind     string
 	Err      error
 }
