@@ -21,7 +21,6 @@ var errDown = errors.New("down")
 // world is a set of backends without a network: a dial fails, or the probe ends with its error.
 type world struct {
 	mu      sync.Mutex
-	down    map[string]bool
 	asked   map[string]int
 	results []Result
 	took    time.Duration

@@ -28,17 +28,16 @@ const (
 
 // rigOptions choose what differs between tests.
 type rigOptions struct {
-	consumers        int // 0 = 1
-	consumer         dataplane.Mode
-	provider         dataplane.Mode
-	wire             lab.VethOptions // of every veth; A is the gateway's end
-	providerWire     *lab.VethOptions
-	pairs            uint32
-	passOther        bool
-	idle             uint32 // seconds; 0 = 300
-	tcpReset         bool
-	natIPs           int
-	noProviderAnswer bool
+	consumers    int // 0 = 1
+	consumer     dataplane.Mode
+	provider     dataplane.Mode
+	wire         lab.VethOptions // of every veth; A is the gateway's end
+	providerWire *lab.VethOptions
+	pairs        uint32
+	passOther    bool
+	idle         uint32 // seconds; 0 = 300
+	tcpReset     bool
+	natIPs       int
 }
 
 // rig is a gateway, consumers c1.. in networks of their own, and a provider with one backend.
