@@ -229,6 +229,10 @@ func (l *load) bulk(ctx context.Context, way *lane, each time.Duration) error {
 func (l *load) connections(ctx context.Context, way *lane, each time.Duration) error {
 	// Sockets are made inside once; the thread stays for all of them.
 	return l.client.Do(func() error {
+		before, err := cpuTime(way.process.PID())
+		if err != nil {
+			return err
+		}
 		start, count := time.Now(), 0
 		for time.Since(start) < each && ctx.Err() == nil {
 			conn, err := net.Dial("tcp4", way.target)
@@ -245,6 +249,11 @@ func (l *load) connections(ctx context.Context, way *lane, each time.Duration) e
 			count++
 		}
 		way.rate = append(way.rate, float64(count)/time.Since(start).Seconds())
+		after, err := cpuTime(way.process.PID())
+		if err != nil {
+			return err
+		}
+		way.perConn = append(way.perConn, (after-before).Seconds()/float64(count))
 		return ctx.Err()
 	})
 }

@@ -44,6 +44,7 @@ type lane struct {
 	bulk    []float64 // bytes a second
 	cpu     []float64 // seconds of the proxy's CPU time per byte
 	rate    []float64 // connections a second
+	perConn []float64 // seconds of the proxy's CPU time per connection
 	latency []float64 // seconds
 	failed  []error
 }
@@ -74,10 +75,10 @@ func run(ctx context.Context, rounds int, each time.Duration, cpu int, out io.Wr
 
 func report(out io.Writer, lanes []*lane) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "way\tbulk GB/s\tproxy CPU s/GiB\tconnections/s\trequest us\tfailed\t")
+	fmt.Fprintln(w, "way\tbulk GB/s\tproxy CPU s/GiB\tconnections/s\tproxy CPU us/connection\trequest us\tfailed\t")
 	for _, l := range lanes {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t\n", l.name, best("%.2f", 1e-9, slices.Max, l.bulk), best("%.3f", 1<<30, slices.Min, l.cpu),
-			best("%.0f", 1, slices.Max, l.rate), best("%.1f", 1e6, slices.Min, l.latency), len(l.failed))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", l.name, best("%.2f", 1e-9, slices.Max, l.bulk), best("%.3f", 1<<30, slices.Min, l.cpu),
+			best("%.0f", 1, slices.Max, l.rate), best("%.1f", 1e6, slices.Min, l.perConn), best("%.1f", 1e6, slices.Min, l.latency), len(l.failed))
 	}
 	if err := w.Flush(); err != nil {
 		return err
