@@ -3,6 +3,7 @@ package capacity
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -100,7 +101,9 @@ func (s *site) refresh(lane *program.Lane, f frame, n int) error {
 }
 
 // sweepAll ends what is idle and, when its ports have rested, frees it.
+// The longest slice is that of 99 in 100: interrupts are charged to whom they meet.
 func (s *site) sweepAll() (all, longest time.Duration, err error) {
+	var took []time.Duration
 	for _, wait := range []uint32{0, 15} {
 		s.at(s.now + wait)
 		for first := uint32(0); first < s.homes+model.Window; first += dataplane.SweepSlice {
@@ -108,10 +111,11 @@ func (s *site) sweepAll() (all, longest time.Duration, err error) {
 			if _, err := s.Sweep(first, dataplane.SweepSlice, s.now); err != nil {
 				return 0, 0, err
 			}
-			took := cpuTime() - begin
-			all += took
-			longest = max(longest, took)
+			slice := cpuTime() - begin
+			all += slice
+			took = append(took, slice)
 		}
 	}
-	return all, longest, nil
+	slices.Sort(took)
+	return all, took[len(took)*99/100], nil
 }
