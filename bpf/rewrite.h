@@ -75,8 +75,7 @@ static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
 	old = *check;
 	if (udp && !old && !MUTANT(13)) /* RFC 768: 0 = none, and stays so */
 		return GO_ON;
-	if (MUTANT(33) ||
-	    bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero))
+	if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero))
 		return DROP(HELPER);
 	full = check_apply(old, rw->l3_delta);
 	if (unlikely(sum_equal(full, fold((__u32)old + rw->l3_delta)))) {
