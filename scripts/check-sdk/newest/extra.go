@@ -14,7 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/network/armnetwork/v9"
 
-	. "github.com/privlink/privlink/scripts/check-sdk/check"
+	"github.com/privlink/privlink/scripts/check-sdk/check"
 )
 
 // own are all of privlink's own properties of a service, each with a value that is not its default.
@@ -22,7 +22,7 @@ const own = `{"idleTimeoutInSeconds":60,"enableTcpReset":true,"maxFlowsPerEndpoi
 "proxyProbes":false,"natDrainPeriodInSeconds":0,"approvals":[{"subscription":"s1","status":"Rejected","description":"no"}]}`
 
 // Extra tells what only the newest major knows, and what needs properties that no SDK knows.
-func Extra(ctx context.Context, s *Story) error {
+func Extra(ctx context.Context, s *check.Story) error {
 	t := &teller{Story: s}
 	var err error
 	if t.provider, err = newClients(s, s.Provider); err != nil {
@@ -35,18 +35,18 @@ func Extra(ctx context.Context, s *Story) error {
 	t.makeBackends(ctx)
 	t.Do("loadBalancingRules Health", func() error {
 		poller, err := t.provider.rules.BeginHealth(ctx, t.Group, "web", "http", nil)
-		got, err := Done(ctx, poller, err)
+		got, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
 		if *got.Up+*got.Down != 1 {
 			return fmt.Errorf("%d up and %d down, want one backend", *got.Up, *got.Down)
 		}
-		return Same("ipAddress", got.LoadBalancerBackendAddresses[0].IPAddress, BackendIP)
+		return check.Same("ipAddress", got.LoadBalancerBackendAddresses[0].IPAddress, check.BackendIP)
 	})
 	t.Do("backendAddressPools queryInboundNatRulePortMapping", func() error {
-		poller, err := t.provider.lbs.BeginListInboundNatRulePortMappings(ctx, t.Group, "web", "vms", armnetwork.QueryInboundNatRulePortMappingRequest{IPAddress: to.Ptr(BackendIP)}, nil)
-		_, err = Done(ctx, poller, err)
+		poller, err := t.provider.lbs.BeginListInboundNatRulePortMappings(ctx, t.Group, "web", "vms", armnetwork.QueryInboundNatRulePortMappingRequest{IPAddress: to.Ptr(check.BackendIP)}, nil)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("own properties survive get, change and put", func() error { return t.ownProperties(ctx) })
@@ -54,8 +54,8 @@ func Extra(ctx context.Context, s *Story) error {
 		service := t.service(nil, nil)
 		service.Properties.DestinationIPAddress = to.Ptr("10.0.0.9")
 		poller, err := t.provider.services.BeginCreateOrUpdate(ctx, t.Group, "shop", service, nil)
-		_, err = Done(ctx, poller, err)
-		return Refused(err, http.StatusBadRequest, "UnsupportedProperty")
+		_, err = check.Done(ctx, poller, err)
+		return check.Refused(err, http.StatusBadRequest, "UnsupportedProperty")
 	})
 	t.Do("lists are paged", func() error { return t.paged(ctx) })
 	t.tearDown(ctx)
@@ -109,7 +109,7 @@ func (t *teller) properties(ctx context.Context, method string, body map[string]
 // write it back: they must be what they were.
 func (t *teller) ownProperties(ctx context.Context) error {
 	poller, err := t.provider.services.BeginCreateOrUpdate(ctx, t.Group, "shop", t.service(nil, nil), nil)
-	if _, err := Done(ctx, poller, err); err != nil {
+	if _, err := check.Done(ctx, poller, err); err != nil {
 		return err
 	}
 	resource, err := t.properties(ctx, http.MethodGet, nil)
@@ -138,7 +138,7 @@ func (t *teller) ownProperties(ctx context.Context) error {
 	service.Properties.EnableProxyProtocol = to.Ptr(true)
 	service.Tags = map[string]*string{"changed": to.Ptr("yes")}
 	poller, err = t.provider.services.BeginCreateOrUpdate(ctx, t.Group, "shop", service, nil)
-	if _, err := Done(ctx, poller, err); err != nil {
+	if _, err := check.Done(ctx, poller, err); err != nil {
 		return err
 	}
 	resource, err = t.properties(ctx, http.MethodGet, nil)

@@ -12,7 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/network/armnetwork"
 
-	. "github.com/privlink/privlink/scripts/check-sdk/check"
+	"github.com/privlink/privlink/scripts/check-sdk/check"
 )
 
 const location = "local"
@@ -38,7 +38,7 @@ type clients struct {
 	types     *armnetwork.AvailablePrivateEndpointTypesClient
 }
 
-func newClients(s *Story, subscription string) (c clients, err error) {
+func newClients(s *check.Story, subscription string) (c clients, err error) {
 	var failed []error
 	keep := func(err error) { failed = append(failed, err) }
 	c.networks, err = armnetwork.NewVirtualNetworksClient(subscription, s.Credential, s.Options)
@@ -80,13 +80,13 @@ func newClients(s *Story, subscription string) (c clients, err error) {
 
 // teller tells the story; what one part learns the next ones need.
 type teller struct {
-	*Story
+	*check.Story
 	provider, consumer clients
 	alias, connection  string
 }
 
 // Tell tells the whole story and leaves nothing behind.
-func Tell(ctx context.Context, s *Story) error {
+func Tell(ctx context.Context, s *check.Story) error {
 	t := &teller{Story: s}
 	var err error
 	if t.provider, err = newClients(s, s.Provider); err != nil {
@@ -129,11 +129,11 @@ func (t *teller) makeNetworks(ctx context.Context) {
 			name string
 		}{{t.provider.networks, "datacenter"}, {t.consumer.networks, "home"}} {
 			poller, err := n.BeginCreateOrUpdate(ctx, t.Group, n.name, network, nil)
-			made, err := Done(ctx, poller, err)
+			made, err := check.Done(ctx, poller, err)
 			if err != nil {
 				return err
 			}
-			if err := Same("provisioningState", made.Properties.ProvisioningState, armnetwork.ProvisioningStateSucceeded); err != nil {
+			if err := check.Same("provisioningState", made.Properties.ProvisioningState, armnetwork.ProvisioningStateSucceeded); err != nil {
 				return err
 			}
 		}
@@ -145,62 +145,62 @@ func (t *teller) makeNetworks(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		return Same("name", got.Name, "datacenter")
+		return check.Same("name", got.Name, "datacenter")
 	})
 	t.Do("virtualNetworks UpdateTags", func() error {
 		got, err := t.provider.networks.UpdateTags(ctx, t.Group, "datacenter", armnetwork.TagsObject{Tags: map[string]*string{"env": to.Ptr("test")}}, nil)
 		if err != nil {
 			return err
 		}
-		return Same("tag env", got.Tags["env"], "test")
+		return check.Same("tag env", got.Tags["env"], "test")
 	})
 	t.Do("virtualNetworks List", func() error {
-		return Some(All(ctx, t.provider.networks.NewListPager(t.Group, nil), func(p armnetwork.VirtualNetworksClientListResponse) []*armnetwork.VirtualNetwork { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.networks.NewListPager(t.Group, nil), func(p armnetwork.VirtualNetworksClientListResponse) []*armnetwork.VirtualNetwork { return p.Value }))
 	})
 	t.Do("virtualNetworks ListAll", func() error {
-		return Some(All(ctx, t.provider.networks.NewListAllPager(nil), func(p armnetwork.VirtualNetworksClientListAllResponse) []*armnetwork.VirtualNetwork { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.networks.NewListAllPager(nil), func(p armnetwork.VirtualNetworksClientListAllResponse) []*armnetwork.VirtualNetwork { return p.Value }))
 	})
 	t.Do("virtualNetworks ListUsage", func() error {
-		return Some(All(ctx, t.provider.networks.NewListUsagePager(t.Group, "datacenter", nil), func(p armnetwork.VirtualNetworksClientListUsageResponse) []*armnetwork.VirtualNetworkUsage {
+		return check.Some(check.All(ctx, t.provider.networks.NewListUsagePager(t.Group, "datacenter", nil), func(p armnetwork.VirtualNetworksClientListUsageResponse) []*armnetwork.VirtualNetworkUsage {
 			return p.Value
 		}))
 	})
 	t.Do("virtualNetworks CheckIPAddressAvailability", func() error {
-		got, err := t.provider.networks.CheckIPAddressAvailability(ctx, t.Group, "datacenter", FrontIP, nil)
+		got, err := t.provider.networks.CheckIPAddressAvailability(ctx, t.Group, "datacenter", check.FrontIP, nil)
 		if err != nil {
 			return err
 		}
-		return Same("available", got.Available, true)
+		return check.Same("available", got.Available, true)
 	})
 	t.Do("subnets CreateOrUpdate", func() error {
 		poller, err := t.provider.subnets.BeginCreateOrUpdate(ctx, t.Group, "datacenter", "nat", armnetwork.Subnet{Properties: &armnetwork.SubnetPropertiesFormat{
 			AddressPrefix:                     to.Ptr("10.0.2.0/24"),
 			PrivateLinkServiceNetworkPolicies: to.Ptr(armnetwork.VirtualNetworkPrivateLinkServiceNetworkPoliciesDisabled),
 		}}, nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("addressPrefix", made.Properties.AddressPrefix, "10.0.2.0/24")
+		return check.Same("addressPrefix", made.Properties.AddressPrefix, "10.0.2.0/24")
 	})
 	t.Do("subnets Get", func() error {
 		got, err := t.provider.subnets.Get(ctx, t.Group, "datacenter", "nat", nil)
 		if err != nil {
 			return err
 		}
-		return Same("name", got.Name, "nat")
+		return check.Same("name", got.Name, "nat")
 	})
 	t.Do("subnets List", func() error {
-		return Some(All(ctx, t.provider.subnets.NewListPager(t.Group, "datacenter", nil), func(p armnetwork.SubnetsClientListResponse) []*armnetwork.Subnet { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.subnets.NewListPager(t.Group, "datacenter", nil), func(p armnetwork.SubnetsClientListResponse) []*armnetwork.Subnet { return p.Value }))
 	})
 	t.Do("subnets PrepareNetworkPolicies", func() error {
 		poller, err := t.provider.subnets.BeginPrepareNetworkPolicies(ctx, t.Group, "datacenter", "nat", armnetwork.PrepareNetworkPoliciesRequest{}, nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("subnets UnprepareNetworkPolicies", func() error {
 		poller, err := t.provider.subnets.BeginUnprepareNetworkPolicies(ctx, t.Group, "datacenter", "nat", armnetwork.UnprepareNetworkPoliciesRequest{}, nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 }
@@ -217,39 +217,39 @@ func (t *teller) peer(ctx context.Context) {
 		branch := armnetwork.VirtualNetwork{Location: to.Ptr(location), Properties: &armnetwork.VirtualNetworkPropertiesFormat{
 			AddressSpace: &armnetwork.AddressSpace{AddressPrefixes: []*string{to.Ptr("10.9.0.0/16")}}}}
 		made, err := t.provider.networks.BeginCreateOrUpdate(ctx, t.Group, "branch", branch, nil)
-		if _, err = Done(ctx, made, err); err != nil {
+		if _, err = check.Done(ctx, made, err); err != nil {
 			return err
 		}
 		first, err := t.provider.peerings.BeginCreateOrUpdate(ctx, t.Group, "branch", "to-datacenter", peering("datacenter"), nil)
-		half, err := Done(ctx, first, err)
+		half, err := check.Done(ctx, first, err)
 		if err != nil {
 			return err
 		}
-		if err := Same("peeringState of one side", half.Properties.PeeringState, armnetwork.VirtualNetworkPeeringStateInitiated); err != nil {
+		if err := check.Same("peeringState of one side", half.Properties.PeeringState, armnetwork.VirtualNetworkPeeringStateInitiated); err != nil {
 			return err
 		}
 		second, err := t.provider.peerings.BeginCreateOrUpdate(ctx, t.Group, "datacenter", "to-branch", peering("branch"), nil)
-		whole, err := Done(ctx, second, err)
+		whole, err := check.Done(ctx, second, err)
 		if err != nil {
 			return err
 		}
-		return Same("peeringState of both", whole.Properties.PeeringState, armnetwork.VirtualNetworkPeeringStateConnected)
+		return check.Same("peeringState of both", whole.Properties.PeeringState, armnetwork.VirtualNetworkPeeringStateConnected)
 	})
 	t.Do("virtualNetworkPeerings Get", func() error {
 		got, err := t.provider.peerings.Get(ctx, t.Group, "branch", "to-datacenter", nil)
 		if err != nil {
 			return err
 		}
-		return Same("peeringState", got.Properties.PeeringState, armnetwork.VirtualNetworkPeeringStateConnected)
+		return check.Same("peeringState", got.Properties.PeeringState, armnetwork.VirtualNetworkPeeringStateConnected)
 	})
 	t.Do("virtualNetworkPeerings List", func() error {
-		return Some(All(ctx, t.provider.peerings.NewListPager(t.Group, "datacenter", nil), func(p armnetwork.VirtualNetworkPeeringsClientListResponse) []*armnetwork.VirtualNetworkPeering {
+		return check.Some(check.All(ctx, t.provider.peerings.NewListPager(t.Group, "datacenter", nil), func(p armnetwork.VirtualNetworkPeeringsClientListResponse) []*armnetwork.VirtualNetworkPeering {
 			return p.Value
 		}))
 	})
 	t.Do("virtualNetworkPeerings Delete", func() error {
 		poller, err := t.provider.peerings.BeginDelete(ctx, t.Group, "datacenter", "to-branch", nil)
-		if _, err = Done(ctx, poller, err); err != nil {
+		if _, err = check.Done(ctx, poller, err); err != nil {
 			return err
 		}
 		got, err := t.provider.peerings.Get(ctx, t.Group, "branch", "to-datacenter", nil)
@@ -263,11 +263,11 @@ func (t *teller) peer(ctx context.Context) {
 	})
 	t.Do("virtualNetworks Delete", func() error {
 		poller, err := t.provider.networks.BeginDelete(ctx, t.Group, "branch", nil)
-		if _, err = Done(ctx, poller, err); err != nil {
+		if _, err = check.Done(ctx, poller, err); err != nil {
 			return err
 		}
 		_, err = t.provider.networks.Get(ctx, t.Group, "branch", nil)
-		return Refused(err, 404, "ResourceNotFound")
+		return check.Refused(err, 404, "ResourceNotFound")
 	})
 }
 
@@ -281,7 +281,7 @@ func (t *teller) makeBackends(ctx context.Context) {
 				FrontendIPConfigurations: []*armnetwork.FrontendIPConfiguration{{
 					Name: to.Ptr("front"),
 					Properties: &armnetwork.FrontendIPConfigurationPropertiesFormat{
-						PrivateIPAddress: to.Ptr(FrontIP), PrivateIPAllocationMethod: to.Ptr(armnetwork.IPAllocationMethodStatic), Subnet: subnet,
+						PrivateIPAddress: to.Ptr(check.FrontIP), PrivateIPAllocationMethod: to.Ptr(armnetwork.IPAllocationMethodStatic), Subnet: subnet,
 					},
 				}},
 				BackendAddressPools: []*armnetwork.BackendAddressPool{{Name: to.Ptr("vms")}},
@@ -299,11 +299,11 @@ func (t *teller) makeBackends(ctx context.Context) {
 				}},
 			},
 		}, nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("provisioningState", made.Properties.ProvisioningState, armnetwork.ProvisioningStateSucceeded)
+		return check.Same("provisioningState", made.Properties.ProvisioningState, armnetwork.ProvisioningStateSucceeded)
 	})
 	t.Do("networkInterfaces CreateOrUpdate", func() error {
 		poller, err := t.provider.nics.BeginCreateOrUpdate(ctx, t.Group, "vm", armnetwork.Interface{
@@ -311,39 +311,39 @@ func (t *teller) makeBackends(ctx context.Context) {
 			Properties: &armnetwork.InterfacePropertiesFormat{IPConfigurations: []*armnetwork.InterfaceIPConfiguration{{
 				Name: to.Ptr("ipconfig"),
 				Properties: &armnetwork.InterfaceIPConfigurationPropertiesFormat{
-					PrivateIPAddress: to.Ptr(BackendIP), PrivateIPAllocationMethod: to.Ptr(armnetwork.IPAllocationMethodStatic), Subnet: subnet,
+					PrivateIPAddress: to.Ptr(check.BackendIP), PrivateIPAllocationMethod: to.Ptr(armnetwork.IPAllocationMethodStatic), Subnet: subnet,
 					LoadBalancerBackendAddressPools: []*armnetwork.BackendAddressPool{{ID: t.id("loadBalancers/web/backendAddressPools/vms")}},
 				},
 			}}},
 		}, nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("privateIPAddress", made.Properties.IPConfigurations[0].Properties.PrivateIPAddress, BackendIP)
+		return check.Same("privateIPAddress", made.Properties.IPConfigurations[0].Properties.PrivateIPAddress, check.BackendIP)
 	})
 	t.Do("networkInterfaces Get", func() error {
 		got, err := t.provider.nics.Get(ctx, t.Group, "vm", nil)
 		if err != nil {
 			return err
 		}
-		return Same("name", got.Name, "vm")
+		return check.Same("name", got.Name, "vm")
 	})
 	t.Do("networkInterfaces UpdateTags", func() error {
 		got, err := t.provider.nics.UpdateTags(ctx, t.Group, "vm", armnetwork.TagsObject{Tags: map[string]*string{"a": to.Ptr("b")}}, nil)
 		if err != nil {
 			return err
 		}
-		return Same("tag a", got.Tags["a"], "b")
+		return check.Same("tag a", got.Tags["a"], "b")
 	})
 	t.Do("networkInterfaces List", func() error {
-		return Some(All(ctx, t.provider.nics.NewListPager(t.Group, nil), func(p armnetwork.InterfacesClientListResponse) []*armnetwork.Interface { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.nics.NewListPager(t.Group, nil), func(p armnetwork.InterfacesClientListResponse) []*armnetwork.Interface { return p.Value }))
 	})
 	t.Do("networkInterfaces ListAll", func() error {
-		return Some(All(ctx, t.provider.nics.NewListAllPager(nil), func(p armnetwork.InterfacesClientListAllResponse) []*armnetwork.Interface { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.nics.NewListAllPager(nil), func(p armnetwork.InterfacesClientListAllResponse) []*armnetwork.Interface { return p.Value }))
 	})
 	t.Do("networkInterfaces ipConfigurations List", func() error {
-		return Some(All(ctx, t.provider.nicIPs.NewListPager(t.Group, "vm", nil), func(p armnetwork.InterfaceIPConfigurationsClientListResponse) []*armnetwork.InterfaceIPConfiguration {
+		return check.Some(check.All(ctx, t.provider.nicIPs.NewListPager(t.Group, "vm", nil), func(p armnetwork.InterfaceIPConfigurationsClientListResponse) []*armnetwork.InterfaceIPConfiguration {
 			return p.Value
 		}))
 	})
@@ -352,10 +352,10 @@ func (t *teller) makeBackends(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		return Same("privateIPAddress", got.Properties.PrivateIPAddress, BackendIP)
+		return check.Same("privateIPAddress", got.Properties.PrivateIPAddress, check.BackendIP)
 	})
 	t.Do("networkInterfaces loadBalancers List", func() error {
-		return Some(All(ctx, t.provider.nicLBs.NewListPager(t.Group, "vm", nil), func(p armnetwork.InterfaceLoadBalancersClientListResponse) []*armnetwork.LoadBalancer { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.nicLBs.NewListPager(t.Group, "vm", nil), func(p armnetwork.InterfaceLoadBalancersClientListResponse) []*armnetwork.LoadBalancer { return p.Value }))
 	})
 }
 
@@ -365,23 +365,23 @@ func (t *teller) readLoadBalancer(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		return Same("backends", to.Ptr(len(got.Properties.BackendAddressPools[0].Properties.BackendIPConfigurations)), 1)
+		return check.Same("backends", to.Ptr(len(got.Properties.BackendAddressPools[0].Properties.BackendIPConfigurations)), 1)
 	})
 	t.Do("loadBalancers UpdateTags", func() error {
 		got, err := t.provider.lbs.UpdateTags(ctx, t.Group, "web", armnetwork.TagsObject{Tags: map[string]*string{"a": to.Ptr("b")}}, nil)
 		if err != nil {
 			return err
 		}
-		return Same("tag a", got.Tags["a"], "b")
+		return check.Same("tag a", got.Tags["a"], "b")
 	})
 	t.Do("loadBalancers List", func() error {
-		return Some(All(ctx, t.provider.lbs.NewListPager(t.Group, nil), func(p armnetwork.LoadBalancersClientListResponse) []*armnetwork.LoadBalancer { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.lbs.NewListPager(t.Group, nil), func(p armnetwork.LoadBalancersClientListResponse) []*armnetwork.LoadBalancer { return p.Value }))
 	})
 	t.Do("loadBalancers ListAll", func() error {
-		return Some(All(ctx, t.provider.lbs.NewListAllPager(nil), func(p armnetwork.LoadBalancersClientListAllResponse) []*armnetwork.LoadBalancer { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.lbs.NewListAllPager(nil), func(p armnetwork.LoadBalancersClientListAllResponse) []*armnetwork.LoadBalancer { return p.Value }))
 	})
 	t.Do("frontendIPConfigurations List", func() error {
-		return Some(All(ctx, t.provider.frontends.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerFrontendIPConfigurationsClientListResponse) []*armnetwork.FrontendIPConfiguration {
+		return check.Some(check.All(ctx, t.provider.frontends.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerFrontendIPConfigurationsClientListResponse) []*armnetwork.FrontendIPConfiguration {
 			return p.Value
 		}))
 	})
@@ -390,35 +390,35 @@ func (t *teller) readLoadBalancer(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		return Same("privateIPAddress", got.Properties.PrivateIPAddress, FrontIP)
+		return check.Same("privateIPAddress", got.Properties.PrivateIPAddress, check.FrontIP)
 	})
 	t.Do("backendAddressPools CreateOrUpdate", func() error {
 		poller, err := t.provider.pools.BeginCreateOrUpdate(ctx, t.Group, "web", "spare", armnetwork.BackendAddressPool{}, nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("name", made.Name, "spare")
+		return check.Same("name", made.Name, "spare")
 	})
 	t.Do("backendAddressPools Get", func() error {
 		got, err := t.provider.pools.Get(ctx, t.Group, "web", "spare", nil)
 		if err != nil {
 			return err
 		}
-		return Same("name", got.Name, "spare")
+		return check.Same("name", got.Name, "spare")
 	})
 	t.Do("backendAddressPools List", func() error {
-		got, err := All(ctx, t.provider.pools.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerBackendAddressPoolsClientListResponse) []*armnetwork.BackendAddressPool {
+		got, err := check.All(ctx, t.provider.pools.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerBackendAddressPoolsClientListResponse) []*armnetwork.BackendAddressPool {
 			return p.Value
 		})
 		if err != nil {
 			return err
 		}
-		return Same("pools", to.Ptr(len(got)), 2)
+		return check.Same("pools", to.Ptr(len(got)), 2)
 	})
 	t.Do("backendAddressPools Delete", func() error {
 		poller, err := t.provider.pools.BeginDelete(ctx, t.Group, "web", "spare", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("inboundNatRules CreateOrUpdate", func() error {
@@ -426,29 +426,29 @@ func (t *teller) readLoadBalancer(ctx context.Context) {
 			FrontendIPConfiguration: &armnetwork.SubResource{ID: t.id("loadBalancers/web/frontendIPConfigurations/front")},
 			Protocol:                to.Ptr(armnetwork.TransportProtocolTCP), FrontendPort: to.Ptr[int32](2222), BackendPort: to.Ptr[int32](22),
 		}}, nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("frontendPort", made.Properties.FrontendPort, 2222)
+		return check.Same("frontendPort", made.Properties.FrontendPort, 2222)
 	})
 	t.Do("inboundNatRules Get", func() error {
 		got, err := t.provider.natRules.Get(ctx, t.Group, "web", "ssh", nil)
 		if err != nil {
 			return err
 		}
-		return Same("backendPort", got.Properties.BackendPort, 22)
+		return check.Same("backendPort", got.Properties.BackendPort, 22)
 	})
 	t.Do("inboundNatRules List", func() error {
-		return Some(All(ctx, t.provider.natRules.NewListPager(t.Group, "web", nil), func(p armnetwork.InboundNatRulesClientListResponse) []*armnetwork.InboundNatRule { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.natRules.NewListPager(t.Group, "web", nil), func(p armnetwork.InboundNatRulesClientListResponse) []*armnetwork.InboundNatRule { return p.Value }))
 	})
 	t.Do("inboundNatRules Delete", func() error {
 		poller, err := t.provider.natRules.BeginDelete(ctx, t.Group, "web", "ssh", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("loadBalancingRules List", func() error {
-		return Some(All(ctx, t.provider.rules.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerLoadBalancingRulesClientListResponse) []*armnetwork.LoadBalancingRule {
+		return check.Some(check.All(ctx, t.provider.rules.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerLoadBalancingRulesClientListResponse) []*armnetwork.LoadBalancingRule {
 			return p.Value
 		}))
 	})
@@ -457,29 +457,29 @@ func (t *teller) readLoadBalancer(ctx context.Context) {
 		if err != nil {
 			return err
 		}
-		return Same("frontendPort", got.Properties.FrontendPort, 80)
+		return check.Same("frontendPort", got.Properties.FrontendPort, 80)
 	})
 	t.Do("probes List", func() error {
-		return Some(All(ctx, t.provider.probes.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerProbesClientListResponse) []*armnetwork.Probe { return p.Value }))
+		return check.Some(check.All(ctx, t.provider.probes.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerProbesClientListResponse) []*armnetwork.Probe { return p.Value }))
 	})
 	t.Do("probes Get", func() error {
 		got, err := t.provider.probes.Get(ctx, t.Group, "web", "tcp", nil)
 		if err != nil {
 			return err
 		}
-		return Same("port", got.Properties.Port, 80)
+		return check.Same("port", got.Properties.Port, 80)
 	})
 	t.Do("outboundRules List", func() error {
-		got, err := All(ctx, t.provider.outbound.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerOutboundRulesClientListResponse) []*armnetwork.OutboundRule {
+		got, err := check.All(ctx, t.provider.outbound.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerOutboundRulesClientListResponse) []*armnetwork.OutboundRule {
 			return p.Value
 		})
 		if err != nil {
 			return err
 		}
-		return Same("outbound rules", to.Ptr(len(got)), 0)
+		return check.Same("outbound rules", to.Ptr(len(got)), 0)
 	})
 	t.Do("loadBalancers networkInterfaces List", func() error {
-		return Some(All(ctx, t.provider.lbNICs.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerNetworkInterfacesClientListResponse) []*armnetwork.Interface {
+		return check.Some(check.All(ctx, t.provider.lbNICs.NewListPager(t.Group, "web", nil), func(p armnetwork.LoadBalancerNetworkInterfacesClientListResponse) []*armnetwork.Interface {
 			return p.Value
 		}))
 	})
@@ -493,7 +493,7 @@ func (t *teller) service(visible, approved []*string) armnetwork.PrivateLinkServ
 			IPConfigurations: []*armnetwork.PrivateLinkServiceIPConfiguration{{
 				Name: to.Ptr("nat"),
 				Properties: &armnetwork.PrivateLinkServiceIPConfigurationProperties{
-					Primary: to.Ptr(true), PrivateIPAddress: to.Ptr(NATIP), PrivateIPAllocationMethod: to.Ptr(armnetwork.IPAllocationMethodStatic),
+					Primary: to.Ptr(true), PrivateIPAddress: to.Ptr(check.NATIP), PrivateIPAllocationMethod: to.Ptr(armnetwork.IPAllocationMethodStatic),
 					Subnet: &armnetwork.Subnet{ID: t.id("virtualNetworks/datacenter/subnets/nat")},
 				},
 			}},
@@ -507,7 +507,7 @@ func (t *teller) service(visible, approved []*string) armnetwork.PrivateLinkServ
 func (t *teller) publish(ctx context.Context) {
 	t.Do("privateLinkServices CreateOrUpdate", func() error {
 		poller, err := t.provider.services.BeginCreateOrUpdate(ctx, t.Group, "shop", t.service([]*string{to.Ptr(t.Consumer)}, nil), nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
@@ -515,50 +515,50 @@ func (t *teller) publish(ctx context.Context) {
 			return errors.New("there is no alias")
 		}
 		t.alias = *made.Properties.Alias
-		return Same("provisioningState", made.Properties.ProvisioningState, armnetwork.ProvisioningStateSucceeded)
+		return check.Same("provisioningState", made.Properties.ProvisioningState, armnetwork.ProvisioningStateSucceeded)
 	})
 	t.Do("privateLinkServices Get with expand", func() error {
 		got, err := t.provider.services.Get(ctx, t.Group, "SHOP", &armnetwork.PrivateLinkServicesClientGetOptions{Expand: to.Ptr("ipConfigurations")})
 		if err != nil {
 			return err
 		}
-		return Same("alias", got.Properties.Alias, t.alias)
+		return check.Same("alias", got.Properties.Alias, t.alias)
 	})
 	t.Do("privateLinkServices List", func() error {
-		return Some(All(ctx, t.provider.services.NewListPager(t.Group, nil), func(p armnetwork.PrivateLinkServicesClientListResponse) []*armnetwork.PrivateLinkService {
+		return check.Some(check.All(ctx, t.provider.services.NewListPager(t.Group, nil), func(p armnetwork.PrivateLinkServicesClientListResponse) []*armnetwork.PrivateLinkService {
 			return p.Value
 		}))
 	})
 	t.Do("privateLinkServices ListBySubscription", func() error {
-		return Some(All(ctx, t.provider.services.NewListBySubscriptionPager(nil), func(p armnetwork.PrivateLinkServicesClientListBySubscriptionResponse) []*armnetwork.PrivateLinkService {
+		return check.Some(check.All(ctx, t.provider.services.NewListBySubscriptionPager(nil), func(p armnetwork.PrivateLinkServicesClientListBySubscriptionResponse) []*armnetwork.PrivateLinkService {
 			return p.Value
 		}))
 	})
 	question := armnetwork.CheckPrivateLinkServiceVisibilityRequest{PrivateLinkServiceAlias: to.Ptr(strings.ToUpper(t.alias))}
 	t.Do("privateLinkServices CheckPrivateLinkServiceVisibility", func() error {
 		poller, err := t.consumer.services.BeginCheckPrivateLinkServiceVisibility(ctx, location, question, nil)
-		got, err := Done(ctx, poller, err)
+		got, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("visible", got.Visible, true)
+		return check.Same("visible", got.Visible, true)
 	})
 	t.Do("privateLinkServices CheckPrivateLinkServiceVisibilityByResourceGroup", func() error {
 		nobody := armnetwork.CheckPrivateLinkServiceVisibilityRequest{PrivateLinkServiceAlias: to.Ptr("shop.00000000-0000-4000-8000-000000000000.local.azure.privatelinkservice")}
 		poller, err := t.consumer.services.BeginCheckPrivateLinkServiceVisibilityByResourceGroup(ctx, location, t.Group, nobody, nil)
-		got, err := Done(ctx, poller, err)
+		got, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("visible", got.Visible, false)
+		return check.Same("visible", got.Visible, false)
 	})
 	t.Do("availablePrivateEndpointTypes List", func() error {
-		return Some(All(ctx, t.consumer.types.NewListPager(location, nil), func(p armnetwork.AvailablePrivateEndpointTypesClientListResponse) []*armnetwork.AvailablePrivateEndpointType {
+		return check.Some(check.All(ctx, t.consumer.types.NewListPager(location, nil), func(p armnetwork.AvailablePrivateEndpointTypesClientListResponse) []*armnetwork.AvailablePrivateEndpointType {
 			return p.Value
 		}))
 	})
 	t.Do("availablePrivateEndpointTypes ListByResourceGroup", func() error {
-		return Some(All(ctx, t.consumer.types.NewListByResourceGroupPager(location, t.Group, nil), func(p armnetwork.AvailablePrivateEndpointTypesClientListByResourceGroupResponse) []*armnetwork.AvailablePrivateEndpointType {
+		return check.Some(check.All(ctx, t.consumer.types.NewListByResourceGroupPager(location, t.Group, nil), func(p armnetwork.AvailablePrivateEndpointTypesClientListByResourceGroupResponse) []*armnetwork.AvailablePrivateEndpointType {
 			return p.Value
 		}))
 	})
@@ -573,7 +573,7 @@ func (t *teller) endpoint() armnetwork.PrivateEndpoint {
 			Subnet: &armnetwork.Subnet{ID: to.Ptr(home)},
 			IPConfigurations: []*armnetwork.PrivateEndpointIPConfiguration{{
 				Name:       to.Ptr("ipconfig"),
-				Properties: &armnetwork.PrivateEndpointIPConfigurationProperties{PrivateIPAddress: to.Ptr(EndpointIP)},
+				Properties: &armnetwork.PrivateEndpointIPConfigurationProperties{PrivateIPAddress: to.Ptr(check.EndpointIP)},
 			}},
 			ManualPrivateLinkServiceConnections: []*armnetwork.PrivateLinkServiceConnection{{
 				Name:       to.Ptr("ask"),
@@ -586,25 +586,25 @@ func (t *teller) endpoint() armnetwork.PrivateEndpoint {
 func (t *teller) ask(ctx context.Context) {
 	t.Do("privateEndpoints CreateOrUpdate", func() error {
 		poller, err := t.consumer.endpoints.BeginCreateOrUpdate(ctx, t.Group, "to-shop", t.endpoint(), nil)
-		made, err := Done(ctx, poller, err)
+		made, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
 		state := made.Properties.ManualPrivateLinkServiceConnections[0].Properties.PrivateLinkServiceConnectionState
-		return Same("status", state.Status, "Pending")
+		return check.Same("status", state.Status, "Pending")
 	})
 	t.Do("privateEndpoints Get with expand", func() error {
 		got, err := t.consumer.endpoints.Get(ctx, t.Group, "to-shop", &armnetwork.PrivateEndpointsClientGetOptions{Expand: to.Ptr("networkInterfaces")})
 		if err != nil {
 			return err
 		}
-		return Same("network interfaces", to.Ptr(len(got.Properties.NetworkInterfaces)), 1)
+		return check.Same("network interfaces", to.Ptr(len(got.Properties.NetworkInterfaces)), 1)
 	})
 	t.Do("privateEndpoints List", func() error {
-		return Some(All(ctx, t.consumer.endpoints.NewListPager(t.Group, nil), func(p armnetwork.PrivateEndpointsClientListResponse) []*armnetwork.PrivateEndpoint { return p.Value }))
+		return check.Some(check.All(ctx, t.consumer.endpoints.NewListPager(t.Group, nil), func(p armnetwork.PrivateEndpointsClientListResponse) []*armnetwork.PrivateEndpoint { return p.Value }))
 	})
 	t.Do("privateEndpoints ListBySubscription", func() error {
-		return Some(All(ctx, t.consumer.endpoints.NewListBySubscriptionPager(nil), func(p armnetwork.PrivateEndpointsClientListBySubscriptionResponse) []*armnetwork.PrivateEndpoint {
+		return check.Some(check.All(ctx, t.consumer.endpoints.NewListBySubscriptionPager(nil), func(p armnetwork.PrivateEndpointsClientListBySubscriptionResponse) []*armnetwork.PrivateEndpoint {
 			return p.Value
 		}))
 	})
@@ -623,7 +623,7 @@ func (t *teller) ask(ctx context.Context) {
 			return fmt.Errorf("%s does not name its endpoint", name)
 		}
 		poller, err := t.consumer.nics.BeginDelete(ctx, t.Group, name, nil)
-		if _, err = Done(ctx, poller, err); err == nil {
+		if _, err = check.Done(ctx, poller, err); err == nil {
 			return fmt.Errorf("%s could be deleted", name)
 		}
 		return nil
@@ -650,19 +650,19 @@ func (t *teller) settle(ctx context.Context, status string) error {
 	if err != nil {
 		return err
 	}
-	return Same("status", got.Properties.PrivateLinkServiceConnectionState.Status, status)
+	return check.Same("status", got.Properties.PrivateLinkServiceConnectionState.Status, status)
 }
 
 func (t *teller) decide(ctx context.Context) {
 	t.Do("privateEndpointConnections List", func() error {
-		got, err := All(ctx, t.provider.services.NewListPrivateEndpointConnectionsPager(t.Group, "shop", nil), func(p armnetwork.PrivateLinkServicesClientListPrivateEndpointConnectionsResponse) []*armnetwork.PrivateEndpointConnection {
+		got, err := check.All(ctx, t.provider.services.NewListPrivateEndpointConnectionsPager(t.Group, "shop", nil), func(p armnetwork.PrivateLinkServicesClientListPrivateEndpointConnectionsResponse) []*armnetwork.PrivateEndpointConnection {
 			return p.Value
 		})
-		if err := Some(got, err); err != nil {
+		if err := check.Some(got, err); err != nil {
 			return err
 		}
 		t.connection = *got[0].Name
-		return Same("description", got[0].Properties.PrivateLinkServiceConnectionState.Description, "please")
+		return check.Same("description", got[0].Properties.PrivateLinkServiceConnectionState.Description, "please")
 	})
 	t.Do("privateEndpointConnections Update: approve", func() error { return t.settle(ctx, "Approved") })
 	t.Do("packets after approval pass", func() error { return t.passes(ctx, true) })
@@ -674,7 +674,7 @@ func (t *teller) decide(ctx context.Context) {
 		if got.Properties.LinkIdentifier == nil || *got.Properties.LinkIdentifier == "" {
 			return errors.New("there is no linkIdentifier")
 		}
-		return Same("status", got.Properties.PrivateLinkServiceConnectionState.Status, "Approved")
+		return check.Same("status", got.Properties.PrivateLinkServiceConnectionState.Status, "Approved")
 	})
 	t.Do("privateEndpoints customDnsConfigs", func() error {
 		got, err := t.consumer.endpoints.Get(ctx, t.Group, "to-shop", nil)
@@ -684,12 +684,12 @@ func (t *teller) decide(ctx context.Context) {
 		if len(got.Properties.CustomDNSConfigs) == 0 {
 			return errors.New("there are none")
 		}
-		return Same("fqdn", got.Properties.CustomDNSConfigs[0].Fqdn, "shop.example")
+		return check.Same("fqdn", got.Properties.CustomDNSConfigs[0].Fqdn, "shop.example")
 	})
 	t.Do("privateLinkServices Delete is refused while in use", func() error {
 		poller, err := t.provider.services.BeginDelete(ctx, t.Group, "shop", nil)
-		_, err = Done(ctx, poller, err)
-		return Refused(err, 409, "PrivateLinkServiceWithPrivateEndpointConnectionsCannotBeDeleted")
+		_, err = check.Done(ctx, poller, err)
+		return check.Refused(err, 409, "PrivateLinkServiceWithPrivateEndpointConnectionsCannotBeDeleted")
 	})
 	t.Do("privateEndpointConnections Update: reject", func() error { return t.settle(ctx, "Rejected") })
 	t.Do("packets after rejection do not pass", func() error { return t.passes(ctx, false) })
@@ -697,14 +697,14 @@ func (t *teller) decide(ctx context.Context) {
 	t.Do("packets pass again", func() error { return t.passes(ctx, true) })
 	t.Do("privateEndpointConnections Delete", func() error {
 		poller, err := t.provider.services.BeginDeletePrivateEndpointConnection(ctx, t.Group, "shop", t.connection, nil)
-		if _, err = Done(ctx, poller, err); err != nil {
+		if _, err = check.Done(ctx, poller, err); err != nil {
 			return err
 		}
 		got, err := t.consumer.endpoints.Get(ctx, t.Group, "to-shop", nil)
 		if err != nil {
 			return err
 		}
-		return Same("status", got.Properties.ManualPrivateLinkServiceConnections[0].Properties.PrivateLinkServiceConnectionState.Status, "Disconnected")
+		return check.Same("status", got.Properties.ManualPrivateLinkServiceConnections[0].Properties.PrivateLinkServiceConnectionState.Status, "Disconnected")
 	})
 	t.Do("packets after removal do not pass", func() error { return t.passes(ctx, false) })
 }
@@ -712,23 +712,23 @@ func (t *teller) decide(ctx context.Context) {
 func (t *teller) readLists(ctx context.Context) {
 	t.Do("privateLinkServices CreateOrUpdate: approve a subscription by itself", func() error {
 		poller, err := t.provider.services.BeginCreateOrUpdate(ctx, t.Group, "shop", t.service([]*string{to.Ptr(t.Consumer)}, []*string{to.Ptr(t.Consumer)}), nil)
-		got, err := Done(ctx, poller, err)
+		got, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("alias", got.Properties.Alias, t.alias)
+		return check.Same("alias", got.Properties.Alias, t.alias)
 	})
 	t.Do("privateLinkServices ListAutoApprovedPrivateLinkServices", func() error {
-		got, err := All(ctx, t.consumer.services.NewListAutoApprovedPrivateLinkServicesPager(location, nil), func(p armnetwork.PrivateLinkServicesClientListAutoApprovedPrivateLinkServicesResponse) []*armnetwork.AutoApprovedPrivateLinkService {
+		got, err := check.All(ctx, t.consumer.services.NewListAutoApprovedPrivateLinkServicesPager(location, nil), func(p armnetwork.PrivateLinkServicesClientListAutoApprovedPrivateLinkServicesResponse) []*armnetwork.AutoApprovedPrivateLinkService {
 			return p.Value
 		})
-		if err := Some(got, err); err != nil {
+		if err := check.Some(got, err); err != nil {
 			return err
 		}
-		return Same("privateLinkService", got[0].PrivateLinkService, *t.id("privateLinkServices/shop"))
+		return check.Same("privateLinkService", got[0].PrivateLinkService, *t.id("privateLinkServices/shop"))
 	})
 	t.Do("privateLinkServices ListAutoApprovedPrivateLinkServicesByResourceGroup", func() error {
-		return Some(All(ctx, t.consumer.services.NewListAutoApprovedPrivateLinkServicesByResourceGroupPager(location, t.Group, nil), func(p armnetwork.PrivateLinkServicesClientListAutoApprovedPrivateLinkServicesByResourceGroupResponse) []*armnetwork.AutoApprovedPrivateLinkService {
+		return check.Some(check.All(ctx, t.consumer.services.NewListAutoApprovedPrivateLinkServicesByResourceGroupPager(location, t.Group, nil), func(p armnetwork.PrivateLinkServicesClientListAutoApprovedPrivateLinkServicesByResourceGroupResponse) []*armnetwork.AutoApprovedPrivateLinkService {
 			return p.Value
 		}))
 	})
@@ -736,11 +736,11 @@ func (t *teller) readLists(ctx context.Context) {
 		again := t.endpoint()
 		again.Properties.ManualPrivateLinkServiceConnections[0].Properties.PrivateLinkServiceConnectionState = &armnetwork.PrivateLinkServiceConnectionState{Status: to.Ptr("Pending")}
 		poller, err := t.consumer.endpoints.BeginCreateOrUpdate(ctx, t.Group, "to-shop", again, nil)
-		got, err := Done(ctx, poller, err)
+		got, err := check.Done(ctx, poller, err)
 		if err != nil {
 			return err
 		}
-		return Same("status", got.Properties.ManualPrivateLinkServiceConnections[0].Properties.PrivateLinkServiceConnectionState.Status, "Approved")
+		return check.Same("status", got.Properties.ManualPrivateLinkServiceConnections[0].Properties.PrivateLinkServiceConnectionState.Status, "Approved")
 	})
 	t.Do("packets pass without anybody's decision", func() error { return t.passes(ctx, true) })
 	t.Do("an unknown api-version is refused", func() error {
@@ -751,7 +751,7 @@ func (t *teller) readLists(ctx context.Context) {
 			return err
 		}
 		_, err = old.Get(ctx, t.Group, "shop", nil)
-		return Refused(err, 400, "InvalidApiVersionParameter")
+		return check.Refused(err, 400, "InvalidApiVersionParameter")
 	})
 }
 
@@ -760,27 +760,27 @@ func (t *teller) tearDown(ctx context.Context) {
 	defer cancel()
 	t.Do("privateEndpoints Delete", func() error {
 		poller, err := t.consumer.endpoints.BeginDelete(ctx, t.Group, "to-shop", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("privateLinkServices Delete", func() error {
 		poller, err := t.provider.services.BeginDelete(ctx, t.Group, "shop", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("networkInterfaces Delete", func() error {
 		poller, err := t.provider.nics.BeginDelete(ctx, t.Group, "vm", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("loadBalancers Delete", func() error {
 		poller, err := t.provider.lbs.BeginDelete(ctx, t.Group, "web", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("subnets Delete", func() error {
 		poller, err := t.provider.subnets.BeginDelete(ctx, t.Group, "datacenter", "nat", nil)
-		_, err = Done(ctx, poller, err)
+		_, err = check.Done(ctx, poller, err)
 		return err
 	})
 	t.Do("everything is gone", func() error {
@@ -789,14 +789,14 @@ func (t *teller) tearDown(ctx context.Context) {
 			name string
 		}{{t.provider.networks, "datacenter"}, {t.consumer.networks, "home"}} {
 			poller, err := n.BeginDelete(ctx, t.Group, n.name, nil)
-			if _, err = Done(ctx, poller, err); err != nil {
+			if _, err = check.Done(ctx, poller, err); err != nil {
 				return err
 			}
 		}
-		left, err := All(ctx, t.provider.nics.NewListAllPager(nil), func(p armnetwork.InterfacesClientListAllResponse) []*armnetwork.Interface { return p.Value })
+		left, err := check.All(ctx, t.provider.nics.NewListAllPager(nil), func(p armnetwork.InterfacesClientListAllResponse) []*armnetwork.Interface { return p.Value })
 		if err != nil {
 			return err
 		}
-		return Same("network interfaces left", to.Ptr(len(left)), 0)
+		return check.Same("network interfaces left", to.Ptr(len(left)), 0)
 	})
 }
