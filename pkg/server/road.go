@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/auth"
@@ -98,6 +99,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, log *logrus.Entr
 		var known *api.Error
 		if !errors.As(err, &known) {
 			refused = api.NewError(http.StatusInternalServerError, api.CodeInternal, "", "internal error (request %s; the daemon's log has the cause)", id)
+		}
+		// The one cause that an operator can mend without the log, and that gives nothing away.
+		if errors.Is(err, unix.ENOSPC) {
+			refused = api.NewError(http.StatusInsufficientStorage, api.CodeUnavailable, "",
+				"the resources were not stored: no space left in the state folder (request %s; nothing was changed)", id)
 		}
 	} else {
 		log.WithError(err).WithField("status", refused.Status).Debug("request refused")

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/lab"
+	"golang.org/x/sys/unix"
+)
+
+// smallDisk is a gateway whose daemon keeps its state on a file system of its own, of 1 MiB.
+func smallDisk(t *testing.T) (*lab.Lab, *lab.Daemon) {
+	t.Helper()
+	l := lab.New(t)
+	gw, vm := l.Namespace("gateway"), l.Namespace("vm")
+	l.Veth(gw, "eth1", vm, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.0.4/16"}})
+	d := &lab.Daemon{Namespace: gw, Binary: l.Build(t.Context(), "./cmd/privlink"), Socket: l.Path("socket"), StateDir: l.Path("disk"), BPFFS: l.BPFFS("gateway")}
+	if err := os.Mkdir(d.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", d.StateDir, "tmpfs", 0, "size=1m,mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	l.OnClose(func() { _ = unix.Unmount(d.StateDir, unix.MNT_DETACH) })
+	d.Start(t.Context())
+	for _, args := range [][]string{
+		{"vnet", "create", "net", "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.0.0/24"},
+		{"vnet", "attach", "net", "--interface", "eth1"},
+	} {
+		if out, err := d.CLI(t.Context(), args...); err != nil {
+			t.Fatalf("privlink %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	return l, d
+}
+
+// refusesToStart starts the daemon, which must end with a message, and leave what is attached alone.
+func refusesToStart(t *testing.T, l *lab.Lab, d *lab.Daemon, want string) {
+	t.Helper()
+	p := d.Namespace.Start(t.Context(), d.Binary, "run", "--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS)
+	l.Wait("the daemon to refuse", 20*time.Second, func() error {
+		select {
+		case <-p.Exited():
+			return nil
+		default:
+			return errors.New(p.Output())
+		}
+	})
+	if out := p.Output(); !strings.Contains(out, want) || strings.Contains(out, "panic") {
+		t.Errorf("it said: %s", out)
+	}
+	if _, err := os.Stat(filepath.Join(d.BPFFS, "links", "tcx-eth1")); err != nil {
+		t.Errorf("the attachment of before: %v", err)
+	}
+}
+
+func TestStore_DiskFull_WriteIsRefusedAndNothingElse(t *testing.T) {
+	_, d := smallDisk(t)
+	filler := filepath.Join(d.StateDir, "filler")
+	file, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for err == nil {
+		_, err = file.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	var failed error
+	for i := 0; failed == nil && i < 200; i++ { // the file may have some room left inside
+		_, failed = d.CLI(t.Context(), "vnet", "create", "net"+strings.Repeat("x", i%50+1), "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.0.0/24")
+	}
+	var exit *lab.ExitError
+	if !errors.As(failed, &exit) || !strings.Contains(exit.Stderr, "no space left") {
+		t.Errorf("a write on a full disk: %v", failed)
+	}
+	if out, err := d.CLI(t.Context(), "vnet", "show", "net"); err != nil || !strings.Contains(out, "eth1") {
+		t.Errorf("reading on a full disk: %v\n%s", err, out)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	if out, err := d.CLI(t.Context(), "vnet", "create", "later", "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.0.0/24"); err != nil {
+		t.Errorf("with room again: %v\n%s", err, out)
+	}
+	d.Kill()
+	d.Start(t.Context())
+	if out, err := d.CLI(t.Context(), "vnet", "show", "later"); err != nil {
+		t.Errorf("after a restart: %v\n%s", err, out)
+	}
+}
+
+func TestStore_DamagedOrReadOnly_DaemonRefusesAndTheKernelGoesOn(t *testing.T) {
+	l, d := smallDisk(t)
+	d.Kill()
+	name := filepath.Join(d.StateDir, "state.db")
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, bad := range map[string][]byte{
+		"cut short": good[:1000], "overwritten": []byte(strings.Repeat("not a store\n", len(good)/12)), "empty pages": make([]byte, len(good)),
+	} {
+		if err := os.WriteFile(name, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(what)
+		refusesToStart(t, l, d, "state.db")
+	}
+	if err := os.WriteFile(name, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", d.StateDir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	refusesToStart(t, l, d, "read-only file system")
+	if err := unix.Mount("", d.StateDir, "", unix.MS_REMOUNT, ""); err != nil {
+		t.Fatal(err)
+	}
+	d.Start(t.Context())
+	if out, err := d.CLI(t.Context(), "vnet", "show", "net"); err != nil || !strings.Contains(out, "eth1") {
+		t.Errorf("with the store as it was: %v\n%s", err, out)
+	}
+}
