@@ -47,6 +47,9 @@ func (l *Lab) Namespace(name string) *Namespace {
 }
 
 func (n *Namespace) make() error {
+	if err := shareDir(netnsDir); err != nil {
+		return err
+	}
 	err := onOwnThread(func() (err error) {
 		n.handle, err = netns.NewNamed(n.Name) // leaves the thread inside
 		return err

@@ -28,13 +28,7 @@ func Remove(id string) error {
 	}
 	errs := []error{killInside(namespaces)}
 	for _, path := range namespaces {
-		// A file without a mount is what a crash between the two steps left.
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", path, err))
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, removeMountPoint(path))
 	}
 	for _, root := range []string{bpffsRoot, os.TempDir()} {
 		paths, err := named(root, id)
