@@ -40,11 +40,25 @@ const (
 	refreshRetry = time.Second
 )
 
+// The packet programs report 200 ARP packets a second of each interface (ARP_PER_SECOND in bpf/types.h). Who asks for
+// more addresses at once loses the answers, and the next ones too as all are asked for again together.
+const (
+	askWindow     = 250 * time.Millisecond
+	asksPerWindow = 40 // of each port
+)
+
 // Resolver finds neighbours. Not safe for use by several goroutines.
 type Resolver struct {
 	send    Transmit
 	changed func(Key, Neighbour)
 	entries map[Key]*entry
+	windows map[uint16]window // by port slot
+}
+
+// window is how much was asked at a port since a time.
+type window struct {
+	began time.Time
+	asked int
 }
 
 type entry struct {
@@ -56,7 +70,7 @@ type entry struct {
 
 // NewResolver returns a Resolver that sends with send and reports every change with changed.
 func NewResolver(send Transmit, changed func(Key, Neighbour)) *Resolver {
-	return &Resolver{send: send, changed: changed, entries: make(map[Key]*entry)}
+	return &Resolver{send: send, changed: changed, entries: make(map[Key]*entry), windows: make(map[uint16]window)}
 }
 
 // Set replaces what is looked for. Addresses that stay keep what is known of them, except when the
@@ -172,7 +186,39 @@ func (r *Resolver) Tick(now time.Time) (next time.Time) {
 	return next
 }
 
+// admit counts a question to all of the ports, or returns when there is room for one.
+func (r *Resolver) admit(ports []Port, now time.Time) (later time.Time, ok bool) {
+	for _, p := range ports {
+		w := r.windows[p.Slot]
+		if end := w.began.Add(askWindow); w.asked >= asksPerWindow && now.Before(end) {
+			if end.After(later) {
+				later = end
+			}
+		}
+	}
+	if !later.IsZero() {
+		return later, false
+	}
+	for _, p := range ports {
+		w := r.windows[p.Slot]
+		if !now.Before(w.began.Add(askWindow)) {
+			w = window{began: now}
+		}
+		w.asked++
+		r.windows[p.Slot] = w
+	}
+	return later, true
+}
+
 func (r *Resolver) ask(key Key, e *entry, now time.Time) {
+	ports := e.want.Ports
+	if e.is.Known && e.tries < refreshTries {
+		ports = []Port{e.is.Port}
+	}
+	if later, ok := r.admit(ports, now); !ok {
+		e.next = later
+		return
+	}
 	e.tries++
 	limit := triesToLost
 	if e.is.Known {
