@@ -17,7 +17,7 @@ func TestResolver_ThousandAddresses_AskedNoFasterThanAnswersAreReported(t *testi
 	}
 	r.Set(wants, n.now)
 	const reported = 200 // ARP_PER_SECOND in bpf/types.h
-	const slices = 20 // of a second; answers come soon
+	const slices = 20    // of a second; answers come soon
 	found, lately := 0, 0
 	for slice := range 7 * slices {
 		if slice%slices == 0 {
