@@ -34,6 +34,7 @@ type end struct {
 	readable    bool
 	writable    bool
 	urgent      bool // a byte of urgent data stops splice(2) here
+	ended       bool // epoll told of the end of the stream: it is to be read, whatever came before
 	asked       uint32
 	asking      bool // a keepalive probe is on its way since asked
 }
@@ -95,7 +96,12 @@ func (l *loop) ready(c *conn, which side, events uint32) {
 	e := &c.ends[which]
 	e.readable = e.readable || events&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
 	e.writable = e.writable || events&(unix.EPOLLOUT|unix.EPOLLHUP) != 0
-	e.urgent = e.urgent || events&unix.EPOLLPRI != 0
+	e.ended = e.ended || events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
+	if events&unix.EPOLLPRI != 0 {
+		// Urgent data comes as ordinary data instead of vanishing. In time: it is read later.
+		_ = unix.SetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+		e.urgent = true
+	}
 	failed := events&unix.EPOLLERR != 0
 
 	switch {

@@ -65,6 +65,8 @@ func (l *loop) dialOne(c *conn) error {
 	}
 	c.ends[backend].local, c.ends[backend].peer = source, to
 	c.dial.deadline = l.now + seconds(l.server.config.DialTimeout)
+	// A backend on this machine has answered by now. If not, epoll will tell.
+	l.connected(c)
 	return nil
 }
 
@@ -95,7 +97,10 @@ func (l *loop) dialFailed(c *conn, err error) {
 func (l *loop) connected(c *conn) {
 	h := c.identity.header()
 	bytes := h.Append(l.buffer[:0])
-	n, err := unix.SendmsgN(c.ends[backend].fd, bytes, nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	n, err := unix.Write(c.ends[backend].fd, bytes)
+	if errors.Is(err, unix.EAGAIN) {
+		return // not yet connected
+	}
 	if err != nil {
 		// Refused, or reset before the header: another backend may do better.
 		l.dialFailed(c, err)

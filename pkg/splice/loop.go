@@ -1,6 +1,7 @@
 package splice
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +48,7 @@ type loop struct {
 	now      uint32 // seconds
 	ticked   uint32
 	muted    bool // the listener is out of the epoll set until the next tick
+	pressed  bool // the listener was ready in the last round
 	stopping bool
 	counts   counters
 
@@ -152,9 +155,12 @@ func (l *loop) run() error {
 			return fmt.Errorf("run event loop %d: wait: %w", l.number, err)
 		}
 		l.now = l.server.now()
+		pressed := false
 		for i := range max(n, 0) {
+			pressed = pressed || int(events[i].Fd) == l.listener
 			l.handle(&events[i])
 		}
+		l.pressed = pressed
 		l.continueStopped()
 		if l.now != l.ticked {
 			l.ticked = l.now
@@ -211,13 +217,18 @@ func (l *loop) handle(event *unix.EpollEvent) {
 
 // accept takes waiting connections, a bounded number so that others are served in between.
 func (l *loop) accept() {
-	for range acceptsPerEvent {
-		fd, from, err := unix.Accept4(l.listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	// One, unless there were connections to accept the last time as well: asking once more than there
+	// are is a system call for nothing.
+	limit := 1
+	if l.pressed {
+		limit = acceptsPerEvent
+	}
+	for range limit {
+		fd, peer, err := accept(l.listener)
 		switch {
 		case err == nil:
 			l.counts.accepted.Add(1)
-			peer := from.(*unix.SockaddrInet4)
-			l.serve(fd, netip.AddrPortFrom(netip.AddrFrom4(peer.Addr), uint16(peer.Port)))
+			l.serve(fd, peer)
 		case errors.Is(err, unix.EAGAIN):
 			return
 		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
@@ -231,6 +242,19 @@ func (l *loop) accept() {
 			// The connection was gone before it was accepted; the next may be there.
 		}
 	}
+}
+
+// accept is accept4(2) for IPv4. unix.Accept4 makes another system call to learn the protocol.
+func accept(listener int) (fd int, peer netip.AddrPort, err error) {
+	var address unix.RawSockaddrInet4
+	size := uint32(unsafe.Sizeof(address))
+	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&address)), uintptr(unsafe.Pointer(&size)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, netip.AddrPort{}, errno
+	}
+	port := *(*[2]byte)(unsafe.Pointer(&address.Port)) // network order
+	return int(n), netip.AddrPortFrom(netip.AddrFrom4(address.Addr), binary.BigEndian.Uint16(port[:])), nil
 }
 
 // adopt makes a descriptor one side of a connection and watches it.

@@ -2,6 +2,7 @@ package splice
 
 import (
 	"errors"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,7 @@ const (
 type pipe struct {
 	read, write int
 	held        int // bytes in it
+	slots       int // pieces it can hold
 }
 
 // outcome is why a stream stopped.
@@ -64,6 +66,9 @@ func (l *loop) pump(c *conn, from side) (outcome, error) {
 		}
 		if s.ended {
 			s.passed = true
+			if c.streams[from.other()].passed {
+				return waiting, nil // closing says the same
+			}
 			return stopped(unix.Shutdown(sink.fd, unix.SHUT_WR))
 		}
 		if !source.readable {
@@ -130,6 +135,11 @@ func (l *loop) fill(c *conn, from side) (int, error) {
 		return 0, err
 	}
 	s.pipe.held = n
+	if n < s.pipe.slots && !source.ended && n > 0 {
+		// Every byte could have taken a slot of the pipe, and some are free: the socket is empty.
+		// What comes later is told by epoll.
+		source.readable = false
+	}
 	return n, nil
 }
 
@@ -187,9 +197,12 @@ func (l *loop) takePipe() *pipe {
 		return nil
 	}
 	// Refused when the user holds many pipes: the default of 64 kB works as well, slower.
-	_, _ = unix.FcntlInt(uintptr(ends[0]), unix.F_SETPIPE_SZ, pipeSize)
+	size, err := unix.FcntlInt(uintptr(ends[0]), unix.F_SETPIPE_SZ, pipeSize)
+	if err != nil {
+		size = 0 // slots unknown
+	}
 	l.counts.pipes.Add(1)
-	return &pipe{read: ends[0], write: ends[1]}
+	return &pipe{read: ends[0], write: ends[1], slots: size / os.Getpagesize()}
 }
 
 // putEmptyPipe takes back a stream's pipe unless it holds data.

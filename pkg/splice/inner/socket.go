@@ -32,10 +32,6 @@ func prepare(fd int, source, to netip.AddrPort) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return fmt.Errorf("set nodelay: %w", err)
 	}
-	// Urgent data comes as ordinary data instead of vanishing.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil {
-		return fmt.Errorf("set oobinline: %w", err)
-	}
 	if source.IsValid() {
 		// Other connections may have the same source port, to other far addresses.
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
