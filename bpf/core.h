@@ -379,7 +379,7 @@ static __always_inline __u32 decide(struct packet *p, int decision, __u32 length
 	if (action == ACTION_PASS && !(p->flags & IFACE_PASS_OTHER))
 		action = ACTION_DROP;
 #ifdef HOOK_XDP
-	if (action >= WANT_RST)
+	if (action >= WANT_RST || action == ACTION_PASS) /* TC counts what the host gets */
 		action = ACTION_UP;
 #endif
 	record(action, reason, p->out);

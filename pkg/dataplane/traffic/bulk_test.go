@@ -48,3 +48,14 @@ func TestBulk_EveryMixtureOfModesAndOffloads_ArrivesWhole(t *testing.T) {
 		}
 	}
 }
+
+func TestBulk_OneGiBEachWay_ArrivesWhole(t *testing.T) {
+	r := newRig(t, rigOptions{consumer: dataplane.ModeXDP, provider: dataplane.ModeXDP})
+	server := r.backend.BulkServer(backendIP + ":9000")
+	if _, err := r.consumers[0].Transfer(r.context(3*time.Minute), "", endpointIP+":9000", lab.Bulk{Put: 1 << 30, Get: 1 << 30, Seed: 1 << 32}); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range server.Errors() {
+		t.Error(err)
+	}
+}
