@@ -130,14 +130,14 @@ func TestHook_SharedTCX_BothWorkAndTheStrangerStays(t *testing.T) {
 	r.load(load.Options{})
 	late := attach("web", link.Head())
 	r.more(3)
-	if _, err := r.d.Apply(context.Background(), r.state); err != nil {
-		t.Fatal(err)
-	}
 	for _, name := range []string{"c1", "web"} {
-		a := r.attachment(name)
-		if len(a.Others) != 1 || !strings.HasPrefix(a.Others[0], "tcx stranger#") {
-			t.Errorf("status of %s names the others %q", name, a.Others)
-		}
+		r.Wait("the status to name the stranger", 20*time.Second, func() error { // others are looked for every 10 s
+			a := r.attachment(name)
+			if len(a.Others) != 1 || !strings.HasPrefix(a.Others[0], "tcx stranger#") {
+				return fmt.Errorf("status of %s names the others %q", name, a.Others)
+			}
+			return nil
+		})
 	}
 	r.wantNothingLost()
 	if err := r.d.Close(); err != nil {

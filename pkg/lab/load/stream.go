@@ -22,15 +22,19 @@ type stream struct {
 
 func newStream(conn net.Conn) *stream { return &stream{conn: conn} }
 
-// send sends one datagram at every tick; a tick that was missed is made up for, as the stream's number of
-// packets should not depend on how busy the machine is.
+// catchUp is how many datagrams go out at one tick at most: a machine that stood still for a while must not
+// send a burst that fills the 256 places of a veth's ring.
+const catchUp = 4
+
+// send sends one datagram at every tick; a tick that was missed is made up for at the next ones, as the
+// stream's number of packets should not depend on how busy the machine is.
 func (s *stream) send(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	begin := time.Now()
 	var data [64]byte
 	for {
-		due := uint64(time.Since(begin)/interval) + 1
+		due := min(uint64(time.Since(begin)/interval)+1, uint64(len(s.sent))+catchUp)
 		for number := uint64(len(s.sent)); number < due; number++ {
 			binary.BigEndian.PutUint64(data[:], number)
 			s.mu.Lock()
