@@ -10,7 +10,7 @@ CLANG_FORMAT := clang-format-19
 
 # --- Settings ---------------------------------------------------------------------------------
 # Limit for the tests of one package; two packages at a time, as the smallest machine has two cores.
-TEST_TIMEOUT  ?= 10m
+TEST_TIMEOUT  ?= 25m
 TEST_PARALLEL ?= 2
 # Restricts `make test` and `make lint` to some packages: make test PKG=./pkg/lab/...
 PKG ?= ./...

@@ -6,10 +6,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// 1,000 endpoints on 100 services: a whole list in one answer. The least of several tries counts, as the machine may be
-// busy with other tests.
+// 1,000 endpoints on 100 services: a whole list in one answer. What counts is processor time, client
+// included, as the machine may be busy with other tests.
 func TestScale_ThousandEndpoints_ListUnder50ms(t *testing.T) {
 	w := newWorld(t)
 	for i := range 20 { // 8 services at most stand on one load balancer
@@ -40,9 +42,9 @@ func TestScale_ThousandEndpoints_ListUnder50ms(t *testing.T) {
 	for _, kind := range []string{"privateEndpoints", "privateLinkServices"} {
 		least := time.Hour
 		for range 10 {
-			began := time.Now()
+			began := used(t)
 			got := w.do("root", http.MethodGet, rg+"/"+kind, "")
-			least = min(least, time.Since(began))
+			least = min(least, used(t)-began)
 			if strings.Contains(got.body, "nextLink") || got.status != http.StatusOK {
 				t.Fatalf("list of %s: %d, more than one page", kind, got.status)
 			}
@@ -52,4 +54,14 @@ func TestScale_ThousandEndpoints_ListUnder50ms(t *testing.T) {
 			t.Errorf("list of %s takes %s, want less than 50ms", kind, least)
 		}
 	}
+}
+
+// used is the processor time of this process.
+func used(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
