@@ -48,8 +48,8 @@ func principalCommand(env *environment) *cli.Command {
 				"It may do nothing until it is given a role (role create).",
 			flags: []cli.Flag{
 				&cli.StringFlag{Name: "tenant", Usage: "`NAME` of its tenant", Required: true},
-				&cli.IntFlag{Name: "uid", Usage: "`UID` of its processes on the Unix socket"},
-				&cli.IntFlag{Name: "gid", Usage: "`GID` of its processes on the Unix socket"},
+				&cli.IntFlag{Name: "uid", Usage: "`UID` of its processes on the Unix socket", DefaultText: "none"},
+				&cli.IntFlag{Name: "gid", Usage: "`GID` of its processes on the Unix socket", DefaultText: "none"},
 				&cli.StringFlag{Name: "certificate", Usage: "common `NAME` of its client certificate"},
 			},
 			run: func(ctx context.Context, c *call) error {
@@ -118,7 +118,7 @@ func tokenCommand(env *environment) *cli.Command {
 			name: "create", usage: "make a token; only this answer shows its secret",
 			flags: []cli.Flag{
 				&cli.StringFlag{Name: "principal", Usage: "`NAME` of the principal", Required: true},
-				&cli.DurationFlag{Name: "life", Usage: "`TIME` after which it is worthless, such as 720h (default: never)"},
+				&cli.DurationFlag{Name: "life", Usage: "`TIME` after which it is worthless, such as 720h", DefaultText: "never"},
 			},
 			run: func(ctx context.Context, c *call) error {
 				ask := api.TokenRequest{Principal: c.String("principal"), LifeInSeconds: int64(c.Duration("life") / time.Second)}
@@ -232,7 +232,7 @@ func eventCommand(env *environment) *cli.Command {
 			name: "watch", usage: "print connection requests and decisions as they come, until interrupted",
 			flags: []cli.Flag{
 				&cli.BoolFlag{Name: "all", Usage: "every change, not only of connections"},
-				&cli.Uint64Flag{Name: "after", Usage: "begin after entry number `N` (default: with what comes now)"},
+				&cli.Uint64Flag{Name: "after", Usage: "begin after entry number `N`", DefaultText: "with what comes now"},
 			},
 			run: watchEvents,
 		},

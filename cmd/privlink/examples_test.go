@@ -71,3 +71,32 @@ func kindOfFile(t *testing.T, kinds []api.Kind, file string) int {
 	}
 	return i
 }
+
+// The README's commands for those who operate it work as they stand, behind its quick start.
+func TestExamples_CommandsOfTheReadme_Work(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(text), "\n## Who is calling\n")
+	r := newRig(t)
+	r.must("vnet create datacenter --prefix 10.0.0.0/16 --interface eth1")
+	r.must("lb create web --vnet datacenter --rule tcp:80 --backend 10.0.0.4")
+	r.must("service create shop --lb web --nat-ip-count 1")
+	count := 0
+	for line := range strings.Lines(after) {
+		if command, ok := strings.CutPrefix(line, "privlink "); ok {
+			count++
+			r.must(strings.TrimSpace(command))
+		}
+	}
+	if !found || count < 5 {
+		t.Errorf("README has %d commands behind its quick start", count)
+	}
+	if shown := r.must("service show shop -o json"); !strings.Contains(shown, `"enableProxyProtocol": true`) {
+		t.Errorf("PROXY protocol is off:\n%s", shown)
+	}
+	if roles := r.must("role list"); !strings.Contains(roles, "alice") || !strings.Contains(roles, "Contributor") {
+		t.Errorf("roles are\n%s", roles)
+	}
+}

@@ -32,7 +32,7 @@ func lbCommand(env *environment) *cli.Command {
 				&cli.StringSliceFlag{Name: "backend", Usage: "`IP` of a backend; may be repeated"},
 				&cli.StringFlag{Name: "probe", Usage: "health probe of all rules, `tcp:PORT`, http:PORT/PATH or https:PORT/PATH"},
 				&cli.StringFlag{Name: "distribution", Usage: "`Default|SourceIP|SourceIPProtocol`", Value: string(api.DistributeDefault)},
-				&cli.IntFlag{Name: "idle-timeout", Usage: "idle timeout of TCP flows in `MINUTES`, 4..30 (default: 300 s)"},
+				&cli.IntFlag{Name: "idle-timeout", Usage: "idle timeout of TCP flows in `MINUTES`, 4..30", DefaultText: "300 seconds"},
 				&cli.BoolFlag{Name: "tcp-reset", Usage: "reset both ends when a TCP flow becomes idle"},
 			),
 			run: createLB,

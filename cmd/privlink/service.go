@@ -48,17 +48,17 @@ func serviceCommand(env *environment) *cli.Command {
 func serviceFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "nat-subnet", Usage: "`NAME` of the subnet for NAT IPs (default: that of the first frontend)"},
-		&cli.IntFlag{Name: "nat-ip-count", Usage: "take `N` free addresses of it as NAT IPs, 1..8"},
+		&cli.IntFlag{Name: "nat-ip-count", Usage: "take `N` free addresses of it as NAT IPs, 1..8", DefaultText: "those of --nat-ip"},
 		&cli.StringSliceFlag{Name: "nat-ip", Usage: "this `IP` as a NAT IP; may be repeated"},
 		&cli.StringSliceFlag{Name: "visibility", Usage: "`SUBSCRIPTION` that may ask for a connection, or '*' for anyone with the alias; may be repeated"},
 		&cli.StringSliceFlag{Name: "auto-approval", Usage: "`SUBSCRIPTION` that needs no approval, or '*'; may be repeated"},
 		&cli.BoolFlag{Name: "proxy-protocol", Usage: "tell backends the consumer's address and LinkID by a PROXY v2 header"},
 		&cli.StringSliceFlag{Name: "fqdn", Usage: "`NAME` that consumers should resolve to their endpoint; may be repeated"},
 		&cli.StringFlag{Name: "proxy-tlv", Usage: "form of the identity in the header, `azure|aws|gcp|none`"},
-		&cli.IntFlag{Name: "idle-timeout", Usage: "end flows idle for `SECONDS`, 10..86400"},
+		&cli.IntFlag{Name: "idle-timeout", Usage: "end flows idle for `SECONDS`, 10..86400", DefaultText: "new: the rule's, else 300"},
 		&cli.BoolFlag{Name: "tcp-reset", Usage: "reset both ends when a TCP flow becomes idle"},
-		&cli.Int64Flag{Name: "max-flows-per-endpoint", Usage: "flows one endpoint may have open, `N`"},
-		&cli.IntFlag{Name: "nat-drain", Usage: "`SECONDS` that flows have left on a NAT IP taken out"},
+		&cli.Int64Flag{Name: "max-flows-per-endpoint", Usage: "flows one endpoint may have open, `N`", DefaultText: "new: a quarter of the table's pairs"},
+		&cli.IntFlag{Name: "nat-drain", Usage: "`SECONDS` that flows have left on a NAT IP taken out, 0..86400", DefaultText: "new: 300"},
 	}
 }
 

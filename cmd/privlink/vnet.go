@@ -48,7 +48,7 @@ func vnetCommand(env *environment) *cli.Command {
 			name: "detach", names: "NAME", usage: "take a Linux interface out of a virtual network",
 			flags: []cli.Flag{
 				&cli.StringFlag{Name: "interface", Usage: "the interface's `NAME`", Required: true},
-				&cli.IntFlag{Name: "vlan", Usage: "the VLAN `ID` it was attached with (default: untagged)"},
+				&cli.IntFlag{Name: "vlan", Usage: "the VLAN `ID` it was attached with", DefaultText: "untagged"},
 			},
 			run: detachVNet,
 		},
@@ -58,7 +58,7 @@ func vnetCommand(env *environment) *cli.Command {
 func attachFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "interface", Usage: "`NAME` of the Linux interface"},
-		&cli.IntFlag{Name: "vlan", Usage: "only frames with this VLAN `ID`, 1..4094 (default: untagged ones)"},
+		&cli.IntFlag{Name: "vlan", Usage: "only frames with this VLAN `ID`, 1..4094", DefaultText: "untagged ones"},
 		&cli.StringFlag{Name: "mode", Usage: "`auto|tc|xdp`; auto is XDP for physical NICs and TC otherwise; xdp is XDP in front of TC", Value: string(api.AttachAuto)},
 		&cli.BoolFlag{Name: "pass-other", Usage: "leave traffic that is not privlink's to the host"},
 		&cli.BoolFlag{Name: "exclusive", Usage: "attach although the host has an address on the interface"},
