@@ -69,7 +69,7 @@ func (in *inside) join(plane *dataplane.Dataplane, changed func()) (err error) {
 	if in.dialer, err = inner.NewDialer(in.network, plane, inner.MaxDialers-1); err != nil {
 		return err
 	}
-	in.prober = probe.New(in.dialer.Dial, func(probe.Result) { changed() }, in.log.WithField("part", "probe"))
+	in.prober = probe.New(probe.Through(in.dialer), func(probe.Result) { changed() }, in.log.WithField("part", "probe"))
 	return nil
 }
 

@@ -15,8 +15,25 @@ import (
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
-// Dial makes a connection to a backend; (*inner.Dialer).Dial is one.
-type Dial func(ctx context.Context, to inner.Destination) (*net.TCPConn, error)
+// Conn is a connection whose close can be made a reset or an end in order, by SetLinger as in net.TCPConn.
+type Conn interface {
+	net.Conn
+	SetLinger(sec int) error
+}
+
+// Dial makes a connection to a backend.
+type Dial func(ctx context.Context, to inner.Destination) (Conn, error)
+
+// Through is the Dial of the inner VNet.
+func Through(dialer *inner.Dialer) Dial {
+	return func(ctx context.Context, to inner.Destination) (Conn, error) {
+		conn, err := dialer.Dial(ctx, to)
+		if err != nil {
+			return nil, err // and no typed nil
+		}
+		return conn, nil
+	}
+}
 
 // afterHeader is how long a TCP probe waits for what a server says to its header.
 const afterHeader = 300 * time.Millisecond
@@ -38,7 +55,7 @@ func ask(ctx context.Context, dial Dial, c *Check) (healthy, asked bool, why str
 }
 
 // askOn probes on a connection, and closes it.
-func askOn(ctx context.Context, conn *net.TCPConn, c *Check) (healthy bool, why string) {
+func askOn(ctx context.Context, conn Conn, c *Check) (healthy bool, why string) {
 	defer conn.Close()
 	// Closed in order, like the connections it stands for; the kernel keeps what is on its way.
 	if err := conn.SetLinger(-1); err != nil {
@@ -72,7 +89,7 @@ func askOn(ctx context.Context, conn *net.TCPConn, c *Check) (healthy bool, why 
 
 // askConnected is a TCP probe: connected is healthy. What a server answers to the header cannot
 // make it unhealthy, but is worth telling.
-func askConnected(c *Check, conn *net.TCPConn) (bool, string) {
+func askConnected(c *Check, conn Conn) (bool, string) {
 	if !c.Header {
 		return true, "connected"
 	}

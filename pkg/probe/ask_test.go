@@ -19,7 +19,7 @@ import (
 )
 
 // direct connects to the target itself.
-func direct(ctx context.Context, to inner.Destination) (*net.TCPConn, error) {
+func direct(ctx context.Context, to inner.Destination) (Conn, error) {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "tcp4", to.Target.String())
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +27,7 @@ type world struct {
 	most    atomic.Int64
 }
 
-func (w *world) dial(ctx context.Context, to inner.Destination) (*net.TCPConn, error) {
+func (w *world) dial(ctx context.Context, to inner.Destination) (Conn, error) {
 	if n := w.now.Add(1); n > w.most.Load() {
 		w.most.Store(n)
 	}
@@ -177,7 +176,7 @@ func TestProber_NotAdmittedYet_WaitsInsteadOfFailing(t *testing.T) {
 		p := startProber(t, w)
 		var admitted atomic.Bool
 		dial := p.dial
-		p.dial = func(ctx context.Context, to inner.Destination) (*net.TCPConn, error) {
+		p.dial = func(ctx context.Context, to inner.Destination) (Conn, error) {
 			if !admitted.Load() {
 				return nil, fmt.Errorf("%w: no such backend", inner.ErrNotAdmitted)
 			}

@@ -60,7 +60,7 @@ func runGateway(text string) error {
 		return err
 	}
 	g := &gateway{plane: plane, splice: server}
-	g.prober = probe.New(dialer.Dial, func(probe.Result) {}, log.WithField("part", "probe"))
+	g.prober = probe.New(probe.Through(dialer), func(probe.Result) {}, log.WithField("part", "probe"))
 	go g.prober.Run(ctx)
 	go func() {
 		if err := server.Run(ctx, plane); err != nil {

@@ -4,15 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"sync"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Dialer makes ordinary connections out of the inner VNet through dial entries: for probes.
@@ -79,7 +73,7 @@ func (d *Dialer) serve() {
 // Dial connects to a destination. The connection resets when it is closed unless its linger is
 // changed. Errors keep what the kernel said (syscall.ECONNREFUSED, ...); with the context's
 // deadline over it is os.ErrDeadlineExceeded, and ErrNotAdmitted if nothing was sent.
-func (d *Dialer) Dial(ctx context.Context, to Destination) (*net.TCPConn, error) {
+func (d *Dialer) Dial(ctx context.Context, to Destination) (*Conn, error) {
 	select {
 	case <-d.stop: // first, as the thread may not have noticed yet
 		return nil, errClosed
@@ -114,56 +108,5 @@ func (d *Dialer) Dial(ctx context.Context, to Destination) (*net.TCPConn, error)
 	if made.err != nil {
 		return nil, made.err
 	}
-	return connected(ctx, made.fd)
-}
-
-// connected waits until a connecting socket is connected, and makes it a connection of net's.
-func connected(ctx context.Context, fd int) (*net.TCPConn, error) {
-	file := os.NewFile(uintptr(fd), "inner socket")
-	made, err := net.FileConn(file)
-	file.Close() // net has its own descriptor of the socket
-	if err != nil {
-		return nil, fmt.Errorf("take over socket: %w", err)
-	}
-	conn, ok := made.(*net.TCPConn)
-	if !ok {
-		made.Close()
-		return nil, fmt.Errorf("take over socket: got %T", made)
-	}
-	if err := awaitConnect(ctx, conn); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
-}
-
-func awaitConnect(ctx context.Context, conn *net.TCPConn) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
-	// A context that ends early wakes the wait by a deadline in the past.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failure error
-	err = raw.Write(func(fd uintptr) bool {
-		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		switch {
-		case err != nil:
-			failure = err
-			return true
-		case code != 0:
-			failure = syscall.Errno(code)
-			return true
-		}
-		_, err = unix.Getpeername(int(fd))
-		return err == nil // not yet: wait until writable
-	})
-	return errors.Join(err, failure)
+	return newConn(ctx, made.fd, source, far)
 }
