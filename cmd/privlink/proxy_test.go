@@ -42,15 +42,15 @@ func TestRun_ProxyService_LinkIDIsOneNumber(t *testing.T) {
 	linkID := func() uint64 {
 		t.Helper()
 		read(t, must("service show shop -o json"), &service)
-		for _, c := range service.Properties.PrivateEndpointConnections {
-			var id uint64
-			if _, err := fmt.Sscan(c.Properties.LinkIdentifier, &id); err != nil {
-				t.Fatalf("linkIdentifier %q: %v", c.Properties.LinkIdentifier, err)
-			}
-			return id
+		connections := service.Properties.PrivateEndpointConnections
+		if len(connections) != 1 {
+			t.Fatalf("the service has %d connections, want 1", len(connections))
 		}
-		t.Fatal("the service has no connection")
-		return 0
+		var id uint64
+		if _, err := fmt.Sscan(connections[0].Properties.LinkIdentifier, &id); err != nil {
+			t.Fatalf("linkIdentifier %q: %v", connections[0].Properties.LinkIdentifier, err)
+		}
+		return id
 	}
 	want := linkID()
 	called := func(when string) {
