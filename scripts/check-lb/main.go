@@ -1,0 +1,123 @@
+// Check-lb puts the load balancer of a real daemon under load: backends that are killed and restarted at random, a
+// thousand services and a pool of a thousand backends programmed in time, and the rolling replacement of a whole
+// pool. It prints one line per check and ends with "rolling replacement: R requests, F failed". It needs root.
+//
+// CHECK_LB_SECONDS is how long backends are killed: 120, or 20 where CI=true. CHECK_LB_SEED repeats an order of kills.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+func main() {
+	if len(os.Args) == 4 && os.Args[1] == "backend" {
+		if err := serve(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "check-lb:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	o, err := readOptions(os.Getenv)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "check-lb:", err)
+		os.Exit(2)
+	}
+	failed := 0
+	err = lab.Run(ctx, lab.Options{Name: "check-lb", Log: os.Stderr}, func(ctx context.Context, l *lab.Lab) error {
+		failed = checkAll(ctx, l, o, os.Stdout)
+		return ctx.Err()
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "check-lb:", err)
+		failed++
+	}
+	if failed > 0 {
+		os.Exit(1)
+	}
+}
+
+// options of a run.
+type options struct {
+	killing time.Duration // how long backends are killed
+	seed    uint64        // of who is killed when
+}
+
+func readOptions(getenv func(string) string) (options, error) {
+	o := options{killing: 2 * time.Minute, seed: uint64(time.Now().UnixNano())}
+	if getenv("CI") == "true" {
+		o.killing = 20 * time.Second
+	}
+	if text := getenv("CHECK_LB_SECONDS"); text != "" {
+		seconds, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || seconds == 0 {
+			return o, fmt.Errorf("CHECK_LB_SECONDS: %q is no number of seconds, 1..65535", text)
+		}
+		o.killing = time.Duration(seconds) * time.Second
+	}
+	if text := getenv("CHECK_LB_SEED"); text != "" {
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return o, fmt.Errorf("CHECK_LB_SEED: %q is no number", text)
+		}
+		o.seed = seed
+	}
+	return o, nil
+}
+
+// checkAll prints one line per check and returns how many failed. The rolling replacement comes last and its line
+// is of the form that others read.
+func checkAll(ctx context.Context, l *lab.Lab, o options, out io.Writer) (failed int) {
+	say := func(name, note string, err error) {
+		if err != nil {
+			failed++
+			fmt.Fprintf(out, "FAIL  %s: %s%v\n", name, note, err)
+			return
+		}
+		fmt.Fprintf(out, "ok    %s: %s\n", name, note)
+	}
+	for _, c := range []struct {
+		name string
+		run  func(context.Context, *lab.Lab) (string, error)
+	}{{"1,000 services x 8 backends", programServices}, {"one backend of 1,000 changes", changeBackend}} {
+		note, err := c.run(ctx, l)
+		say(c.name, note, err)
+	}
+	w, err := newWorld(ctx, l)
+	if err != nil {
+		say("build the laboratory", "", err)
+		return failed
+	}
+	defer w.close()
+	note, err := w.services(ctx)
+	say("1,000 services x 8 backends through the daemon", note, err)
+	note, err = w.change(ctx)
+	say("one backend of 1,000 changes through the daemon", note, err)
+	note, err = w.kill(ctx, o)
+	say(fmt.Sprintf("backends killed at random for %v (seed %d)", o.killing, o.seed), note, err)
+	r, err := w.replace(ctx)
+	if err != nil {
+		say("rolling replacement", "", err)
+	}
+	failed += r.failed
+	fmt.Fprintf(out, "rolling replacement: %d requests, %d failed\n", r.requests, r.failed)
+	return failed
+}
+
+// joined is a note that an error is to follow.
+func joined(note string, err error) (string, error) {
+	if err != nil {
+		note += ": "
+	}
+	return note, err
+}
