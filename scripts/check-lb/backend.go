@@ -10,6 +10,7 @@ import (
 )
 
 // serve is a backend's whole life: every line it is sent is a request, which it answers with its name and the line.
+// It returns when it cannot serve.
 func serve(address, name string) error {
 	listener, err := net.Listen("tcp4", address)
 	if err != nil {

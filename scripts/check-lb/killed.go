@@ -36,7 +36,7 @@ type unanswered struct {
 
 type broken struct {
 	backend  string
-	from, to time.Time // last answer, failure
+	from, to time.Time // last request that was answered, failure
 	err      error
 }
 
@@ -102,17 +102,19 @@ func (w *world) connection(ctx context.Context, book *ledger, life time.Duration
 		return
 	}
 	defer c.conn.Close()
-	good := time.Now()
+	// When the last request that was answered was sent: its answer may be read after the backend's death.
+	good := from
 	for end := from.Add(life); time.Now().Before(end); {
 		select {
 		case <-time.After(250 * time.Millisecond):
 		case <-ctx.Done():
 			return
 		}
+		sent := time.Now()
 		if err = c.ask(); err != nil {
 			break
 		}
-		good = time.Now()
+		good = sent
 	}
 	book.mu.Lock()
 	defer book.mu.Unlock()

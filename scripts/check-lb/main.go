@@ -20,11 +20,8 @@ import (
 
 func main() {
 	if len(os.Args) == 4 && os.Args[1] == "backend" {
-		if err := serve(os.Args[2], os.Args[3]); err != nil {
-			fmt.Fprintln(os.Stderr, "check-lb:", err)
-			os.Exit(1)
-		}
-		return
+		fmt.Fprintln(os.Stderr, "check-lb:", serve(os.Args[2], os.Args[3]))
+		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
