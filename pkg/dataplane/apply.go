@@ -244,6 +244,30 @@ func (k *kernel) putTables(slots, fds []uint32) error {
 	return nil
 }
 
+// dropTables gives up tables. Many are swapped for one empty table that all share: a deletion waits for all running
+// programs, once for each, and no call deletes several.
+func (k *kernel) dropTables(slots []uint32) (err error) {
+	switch len(slots) {
+	case 0:
+		return nil
+	case 1:
+		if err := k.maps[mapMaglev].Delete(slots[0]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove the Maglev table of rule slot %d: %w", slots[0], err)
+		}
+		return nil
+	}
+	empty, err := k.newTable(nil)
+	if err != nil {
+		return fmt.Errorf("make an empty Maglev table: %w", err)
+	}
+	defer func() { err = errors.Join(err, empty.Close()) }()
+	fds := make([]uint32, len(slots))
+	for i := range fds {
+		fds[i] = uint32(empty.FD())
+	}
+	return k.putTables(slots, fds)
+}
+
 func (d *Dataplane) writeRuleIndex(p *plan) error {
 	for key, want := range p.ruleIndex {
 		if have, ok := d.ruleIndex[key]; ok && have == want {
@@ -330,13 +354,16 @@ func (d *Dataplane) release(p *plan) error {
 		d.k.links.store(slot, bpfLink{Gen: old.Gen}, wordLink)
 		return nil
 	})
-	clear(d.rules, p.keepRules, func(slot uint32) error {
-		if err := d.k.maps[mapMaglev].Delete(slot); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove the Maglev table of rule slot %d: %w", slot, err)
-		}
-		d.k.rules.store(slot, bpfRule{}, wordRule)
-		return nil
-	})
+	var unused []uint32
+	d.rules.others(p.keepRules, func(_ uint64, slot uint32) { unused = append(unused, slot) })
+	if err := d.k.dropTables(unused); err != nil {
+		failed = append(failed, err)
+	} else {
+		clear(d.rules, p.keepRules, func(slot uint32) error {
+			d.k.rules.store(slot, bpfRule{}, wordRule)
+			return nil
+		})
+	}
 	clear(d.backends, p.keepBackends, func(slot uint32) error {
 		// One word ends every flow of it; the rest of the element stays as it is, as packets may be reading it.
 		old := d.k.backends.load(slot)
