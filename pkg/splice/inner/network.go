@@ -154,6 +154,9 @@ func openNamespace(name string) (netns.NsHandle, error) {
 	if err := netns.DeleteNamed(name); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
 		return netns.None(), fmt.Errorf("clear namespace %s: %w", name, err)
 	}
+	if err := shareFolder(namespaces); err != nil {
+		return netns.None(), fmt.Errorf("make namespace %s: %w", name, err)
+	}
 
 	type result struct {
 		handle netns.NsHandle
