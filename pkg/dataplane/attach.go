@@ -357,7 +357,7 @@ func (a *attacher) others(d device) []string {
 		if err != nil {
 			return err
 		}
-		if filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS); err == nil {
+		if filters, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS) }); err == nil {
 			for _, f := range filters {
 				if bpf, ok := f.(*netlink.BpfFilter); ok {
 					name(hookClsact, ebpf.ProgramID(bpf.Id))
@@ -417,7 +417,7 @@ func ourFilter(ifindex int) (*netlink.BpfFilter, error) {
 	if err != nil {
 		return nil, nil //nolint:nilerr // gone, and its filters with it
 	}
-	filters, err := netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	filters, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS) })
 	if err != nil {
 		return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
 	}
@@ -449,7 +449,7 @@ func removeFilter(ifindex int, ownQdisc bool) error {
 		return nil //nolint:nilerr // gone with everything on it
 	}
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		if left, err := netlink.FilterList(l, parent); err != nil || len(left) > 0 {
+		if left, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) }); err != nil || len(left) > 0 {
 			return err
 		}
 	}

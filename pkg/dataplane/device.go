@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -26,15 +27,28 @@ type device struct {
 	xdpProg  int            // id of an attached XDP program, 0 if none
 }
 
+// dumpTries bounds how often a list is asked for that changes while the kernel reads it out.
+const dumpTries = 50
+
+// dumpWhole asks for a whole list: what a change interrupted (NLM_F_DUMP_INTR) may lack or repeat entries.
+func dumpWhole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumpTries {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // devices reads all interfaces of the namespace, by name.
 func (n namespace) devices() (map[string]device, error) {
 	devices := make(map[string]device)
 	err := n.do(func() error {
-		links, err := netlink.LinkList()
+		links, err := dumpWhole(netlink.LinkList)
 		if err != nil {
 			return fmt.Errorf("list interfaces: %w", err)
 		}
-		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		addrs, err := dumpWhole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses: %w", err)
 		}
