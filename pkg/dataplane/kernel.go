@@ -361,12 +361,11 @@ func (k *kernel) mapArrays() error {
 }
 
 // constants are the programs' read-only variables, by name; an object has those it uses.
-func (k *kernel) constants() (map[string]any, error) {
+func constants(c bpfConfig) (map[string]any, error) {
 	scale, err := jiffyScale()
 	if err != nil {
 		return nil, err
 	}
-	c := k.config.load(0)
 	return map[string]any{
 		"jiffy_scale":  scale,
 		"flow_homes":   c.Homes,
@@ -379,20 +378,27 @@ func (k *kernel) constants() (map[string]any, error) {
 	}, nil
 }
 
+func setConstants(object string, spec *ebpf.CollectionSpec, values map[string]any) error {
+	for name, value := range values {
+		v, ok := spec.Variables[name]
+		if !ok {
+			continue
+		}
+		if err := v.Set(value); err != nil {
+			return fmt.Errorf("set %s of the %s object: %w", name, object, err)
+		}
+	}
+	return nil
+}
+
 func (k *kernel) loadPrograms(specs Specs) error {
-	constants, err := k.constants()
+	values, err := constants(k.config.load(0))
 	if err != nil {
 		return err
 	}
 	for object, spec := range specs.all() {
-		for name, value := range constants {
-			v, ok := spec.Variables[name]
-			if !ok {
-				continue
-			}
-			if err := v.Set(value); err != nil {
-				return fmt.Errorf("set %s of the %s object: %w", name, object, err)
-			}
+		if err := setConstants(object, spec, values); err != nil {
+			return err
 		}
 		replacements := make(map[string]*ebpf.Map)
 		for name := range own(spec) {
