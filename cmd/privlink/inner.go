@@ -102,7 +102,7 @@ func (in *inside) ask(probes []control.Probe) {
 	kinds := map[api.ProbeProtocol]probe.Kind{api.ProbeTCP: probe.TCP, api.ProbeHTTP: probe.HTTP, api.ProbeHTTPS: probe.HTTPS}
 	for i, p := range probes {
 		checks[i] = probe.Check{
-			Key: p.Key, Kind: kinds[p.Protocol], To: inner.Destination{RuleSet: p.RuleSet, Rule: p.Rule, Target: p.Target},
+			Key: p.Key, Group: p.Group, Kind: kinds[p.Protocol], To: inner.Destination{RuleSet: p.RuleSet, Rule: p.Rule, Target: p.Target},
 			Path: p.Path, Header: p.Header, Expects: p.Expects, Interval: p.Interval, Threshold: p.Threshold,
 		}
 	}

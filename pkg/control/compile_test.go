@@ -278,22 +278,22 @@ func TestCompile_Probes_OncePerBackendPortAndHeader(t *testing.T) {
 	web, frontend := id(theService).Key(), id("p:loadBalancers/lb/frontendIPConfigurations/fe").Key()
 	rule := "|" + id("p:loadBalancers/lb/loadBalancingRules/a").Key()
 	want := []Probe{
-		{Key: base + "|10.0.1.50", RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.50:80"), Interval: 7 * time.Second, Threshold: 3},
-		{Key: base + "|10.0.1.9", RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.9:80"), Interval: 7 * time.Second, Threshold: 3},
+		{Key: base + "|10.0.1.50", Group: base, RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.50:80"), Interval: 7 * time.Second, Threshold: 3},
+		{Key: base + "|10.0.1.9", Group: base, RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.9:80"), Interval: 7 * time.Second, Threshold: 3},
 	}
 	if got := probes(); !reflect.DeepEqual(got, want) {
 		t.Errorf("plain\ngot  %+v\nwant %+v", got, want)
 	}
 	w.put(theService, "%s", serviceDoc(open+`,'enableProxyProtocol':true`))
 	for i := range want {
-		want[i].Key, want[i].Header, want[i].Expects = want[i].Key+"|proxy", true, true
+		want[i].Key, want[i].Group, want[i].Header, want[i].Expects = want[i].Key+"|proxy", base+"|proxy", true, true
 	}
 	if got := probes(); !reflect.DeepEqual(got, want) {
 		t.Errorf("PROXY\ngot  %+v\nwant %+v", got, want)
 	}
 	must(t, w.delete(theService, true))
 	for i := range want {
-		want[i].Key, want[i].Header, want[i].Expects = strings.TrimSuffix(want[i].Key, "|proxy"), false, false
+		want[i].Key, want[i].Group, want[i].Header, want[i].Expects = strings.TrimSuffix(want[i].Key, "|proxy"), base, false, false
 		want[i].RuleSet, want[i].Rule = frontend, frontend+rule
 	}
 	if got := probes(); !reflect.DeepEqual(got, want) {

@@ -12,7 +12,8 @@ import (
 
 // Health is what probes have found out.
 type Health interface {
-	// Probe is the last word of a probe, by Probe.Key; known is false before the first.
+	// Probe is the last word of a probe, by Probe.Key; known is false before the first, and healthy then says whether
+	// the backend may take flows meanwhile.
 	Probe(key string) (healthy, known bool)
 }
 
@@ -20,6 +21,8 @@ type Health interface {
 type Probe struct {
 	// Key is unique and stable: load balancer's probe, backend, and whether a header is sent.
 	Key string
+	// Group is shared by the questions about a pool that are asked in the same way.
+	Group string
 	// RuleSet and Rule are keys of the State: the probe goes out from a source of this rule set. Of several
 	// rules that share the probe it is the first.
 	RuleSet, Rule string
@@ -40,12 +43,13 @@ func (c *compiler) probe(set ruleSet, rule string, id api.ID, p *api.ProbeProper
 	if set.probed != nil && set.probed.Properties.EnableProxyProtocol {
 		expects, header = true, set.probed.Properties.ProxyProbes.Or(true)
 	}
-	key := id.Key() + "|" + backend.String()
+	kind := ""
 	if header {
-		key += "|proxy"
+		kind = "|proxy"
 	} else if expects {
-		key += "|expects"
+		kind = "|expects"
 	}
+	key := id.Key() + "|" + backend.String() + kind
 	if set.probed != nil && set.service == nil {
 		return key // the service's rule set notes it
 	}
@@ -63,7 +67,7 @@ func (c *compiler) probe(set ruleSet, rule string, id api.ID, p *api.ProbeProper
 	case p.NumberOfProbes != nil:
 		threshold = *p.NumberOfProbes
 	}
-	c.probes[key] = Probe{Key: key, RuleSet: set.key, Rule: rule, Protocol: p.Protocol, Target: netip.AddrPortFrom(backend, uint16(p.Port)),
+	c.probes[key] = Probe{Key: key, Group: id.Key() + kind, RuleSet: set.key, Rule: rule, Protocol: p.Protocol, Target: netip.AddrPortFrom(backend, uint16(p.Port)),
 		Path: p.RequestPath, Interval: time.Duration(seconds) * time.Second, Threshold: int(threshold), Header: header, Expects: expects}
 	return key
 }
@@ -78,7 +82,8 @@ func (c *compiler) sortedProbes() []Probe {
 }
 
 // judge sets the targets' health. While nothing at all is known of a rule's targets, all take flows: a daemon that
-// has just started must not take anybody out. A target that is new among known ones waits for its first probe.
+// has just started must not take anybody out. A target that is new among known ones waits for its first probe, unless
+// Health lets it take flows.
 func (c *compiler) judge(set ruleSet, rule string, lb *api.LoadBalancer, list []dataplane.Target, members map[netip.Addr]*api.BackendAddressProperties, ref *api.SubResource) {
 	id, err := api.ParseID(ref.ID, api.ID{})
 	probe := lb.Probe(id.Child)
@@ -94,7 +99,7 @@ func (c *compiler) judge(set ruleSet, rule string, lb *api.LoadBalancer, list []
 		}
 		up, known := c.health.Probe(key)
 		anyKnown = anyKnown || known
-		list[i].Healthy = known && up
+		list[i].Healthy = up
 	}
 	for i := range list {
 		if !anyKnown || members[list[i].Addr].AdminState == api.AdminUp {

@@ -28,8 +28,12 @@ const (
 // Check is one question. Two checks with equal fields are the same check.
 type Check struct {
 	// Key names the check in results; unique.
-	Key  string
-	Kind Kind
+	Key string
+	// Group is shared by the checks that decide together who takes new flows. The checks of a group that is new
+	// are taken for healthy until their first result, as nobody must be taken out for not having been asked yet; one
+	// that joins others is not.
+	Group string
+	Kind  Kind
 	// To is the backend, as the dialler understands it.
 	To inner.Destination
 	// Path is asked for by HTTP and HTTPS; "" = "/".

@@ -72,12 +72,16 @@ func New(dial Dial, report func(Result), log logrus.FieldLogger) *Prober {
 }
 
 // Set replaces the checks. One that is the same as before keeps history and schedule; one whose
-// times or threshold changed keeps its verdict; a new one is asked within a tenth of its interval.
+// times, threshold or way to the backend changed keeps its verdict; a new one is asked within a tenth of its interval.
 func (p *Prober) Set(checks []Check) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	before := p.entries
+	groups := make(map[string]bool)
+	for _, old := range before {
+		groups[old.check.Group] = true
+	}
 	p.entries = make(map[string]*entry, len(checks))
 	for _, c := range checks {
 		c = c.withDefaults()
@@ -87,7 +91,7 @@ func (p *Prober) Set(checks []Check) {
 			delete(before, c.Key)
 			continue
 		}
-		e := &entry{check: c, due: now.Add(p.part(c.Interval / 10)), result: Result{Key: c.Key}}
+		e := &entry{check: c, due: now.Add(p.part(c.Interval / 10)), result: Result{Key: c.Key, Healthy: !groups[c.Group]}}
 		if old != nil && old.check.sameQuestion(c) {
 			e.history, e.result = old.history, old.result
 		}
@@ -105,7 +109,8 @@ func (p *Prober) Set(checks []Check) {
 
 // sameQuestion says whether the answers to one check are answers to the other.
 func (c Check) sameQuestion(other Check) bool {
-	c.Interval, c.Timeout, c.Threshold, c.Expects = other.Interval, other.Timeout, other.Threshold, other.Expects
+	c.Group, c.Interval, c.Timeout, c.Threshold, c.Expects = other.Group, other.Interval, other.Timeout, other.Threshold, other.Expects
+	c.To.RuleSet, c.To.Rule, c.To.Link = other.To.RuleSet, other.To.Rule, other.To.Link
 	return c == other
 }
 
@@ -122,15 +127,16 @@ func (p *Prober) Results() map[string]Result {
 	return results
 }
 
-// Result returns what is known of one check; ok is false before its first result.
+// Result returns what is known of one check; ok is false before its first result, and Healthy then is what it is
+// taken for (see Check.Group).
 func (p *Prober) Result(key string) (r Result, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.entries[key]
-	if e == nil || !e.history.known {
+	if e == nil {
 		return Result{}, false
 	}
-	return e.result, true
+	return e.result, e.history.known
 }
 
 // Keys returns the keys of all checks, sorted.

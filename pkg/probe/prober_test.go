@@ -133,9 +133,9 @@ func TestProber_Set_ReplacesAndForgets(t *testing.T) {
 		before := p.Results()
 
 		list[1].Threshold = 7       // the same question
-		list[2].To.Rule = "another" // another question
+		list[2].To.Rule = "another" // the same question on another way
 		p.Set(list[1:])
-		if after := p.Results(); len(after) != 1 || after["1"].Failed != before["1"].Failed {
+		if after := p.Results(); len(after) != 2 || after["1"].Failed != before["1"].Failed || after["2"].Failed != before["2"].Failed {
 			t.Errorf("after the change: %+v, before: %+v", after, before)
 		}
 		w.mu.Lock()
@@ -147,8 +147,32 @@ func TestProber_Set_ReplacesAndForgets(t *testing.T) {
 		if w.asked["0"] != asked {
 			t.Error("a removed check is still asked")
 		}
-		if w.asked["another"] < 3 || p.Results()["2"].Failed < 3 {
-			t.Errorf("the new check was asked %d times", w.asked["another"])
+		if w.asked["another"] < 3 || p.Results()["2"].Failed < before["2"].Failed+3 {
+			t.Errorf("on the new way it was asked %d times", w.asked["another"])
+		}
+	})
+}
+
+// Nobody is taken out for not having been asked yet, unless the others of the group have been.
+func TestProber_NewGroup_IsTakenForHealthyUntilAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startProber(t, &world{})
+		list := checks(3, 5*time.Second)
+		list[2].Group = "other"
+		p.Set(list[:1])
+		if r, known := p.Result("0"); !r.Healthy || known {
+			t.Errorf("first of its group: %+v, known %v", r, known)
+		}
+		time.Sleep(5 * time.Second)
+		if r, known := p.Result("0"); r.Healthy || !known {
+			t.Errorf("asked: %+v, known %v", r, known)
+		}
+		p.Set(list)
+		if r, known := p.Result("1"); r.Healthy || known {
+			t.Errorf("new beside one that was asked: %+v, known %v", r, known)
+		}
+		if r, known := p.Result("2"); !r.Healthy || known {
+			t.Errorf("first of another group: %+v, known %v", r, known)
 		}
 	})
 }

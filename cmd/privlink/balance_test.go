@@ -1,0 +1,486 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/lab"
+)
+
+// These tests run a load balancer under a real daemon: two backends, a client in the provider's own network and a
+// consumer with an endpoint.
+
+// balanced is a daemon with a load balancer "web": TCP and UDP port 7000 to backends at 10.0.0.11 and 10.0.0.12.
+type balanced struct {
+	*lab.Lab
+	t        *testing.T
+	daemon   *lab.Daemon
+	backends map[string]*lab.Namespace // by address
+	serving  map[string]net.Listener
+	insider  *lab.Namespace // in the provider's network
+	consumer *lab.Namespace
+}
+
+const (
+	firstBackend  = "10.0.0.11"
+	secondBackend = "10.0.0.12"
+	frontIP       = "10.0.0.100:7000"
+	linkIP        = "10.0.1.10:7000"
+)
+
+// newBalanced makes everything but the load balancer's rules, which balance does.
+func newBalanced(t *testing.T) *balanced {
+	t.Helper()
+	l, d := gateway(t)
+	b := &balanced{Lab: l, t: t, daemon: d, backends: map[string]*lab.Namespace{}, serving: map[string]net.Listener{}}
+	for i, ip := range []string{firstBackend, secondBackend} {
+		b.backends[ip] = l.VM(d.Namespace, fmt.Sprint("b", i+1), ip+"/16", lab.VethOptions{})
+		b.serve(ip)
+		b.echo(ip)
+	}
+	b.insider = l.VM(d.Namespace, "insider", "10.0.0.50/16", lab.VethOptions{})
+	b.consumer = l.VM(d.Namespace, "home", "10.0.1.4/16", lab.VethOptions{})
+	b.apply(`
+type: Microsoft.Network/virtualNetworks
+name: datacenter
+location: local
+properties:
+  addressSpace: {addressPrefixes: [10.0.0.0/16]}
+  subnets: [{name: servers, properties: {addressPrefix: 10.0.0.0/24}}]
+  attachments: [{interface: b1, mode: tc}, {interface: b2, mode: tc}, {interface: insider, mode: tc}]
+---
+type: Microsoft.Network/virtualNetworks
+name: home
+location: local
+properties:
+  addressSpace: {addressPrefixes: [10.0.0.0/16]}
+  subnets: [{name: default, properties: {addressPrefix: 10.0.1.0/24}}]
+  attachments: [{interface: home, mode: tc}]
+`)
+	return b
+}
+
+func (b *balanced) must(command string) string {
+	b.t.Helper()
+	out, err := b.daemon.CLI(b.t.Context(), strings.Fields(command)...)
+	if err != nil {
+		b.t.Fatalf("privlink %s: %v", command, err)
+	}
+	return out
+}
+
+func (b *balanced) apply(documents string) {
+	b.t.Helper()
+	if out, err := b.daemon.CLIInput(b.t.Context(), documents, "apply", "-f", "-"); err != nil {
+		b.t.Fatalf("apply: %v\n%s", err, out)
+	}
+}
+
+// publish makes a service of the load balancer, approved for the consumer.
+func (b *balanced) publish() {
+	b.t.Helper()
+	var made struct{ ID string }
+	read(b.t, b.must("service create shop --lb web --nat-subnet servers --nat-ip-count 1 --visibility * --auto-approval * -o json"), &made)
+	b.must("endpoint create to-shop --vnet home --subnet default --ip 10.0.1.10 --service " + made.ID)
+}
+
+// pool is what balance makes of the pool and its probe.
+type pool struct {
+	members []string // addresses; with "!" adminState Down, with "^" adminState Up
+	drain   int      // seconds
+	probed  bool
+	allUp   bool   // noHealthyBackendsBehavior AllProbedUp
+	more    string // of the load balancer's properties
+}
+
+func (b *balanced) balance(p pool) {
+	b.t.Helper()
+	var members []string
+	for _, word := range p.members {
+		ip, state := strings.TrimRight(word, "!^"), "None"
+		switch word[len(word)-1] {
+		case '!':
+			state = "Down"
+		case '^':
+			state = "Up"
+		}
+		members = append(members, fmt.Sprintf("{name: m%s, properties: {ipAddress: %s, adminState: %s, virtualNetwork: {id: virtualNetworks/datacenter}}}",
+			strings.ReplaceAll(ip, ".", "-"), ip, state))
+	}
+	probe, behavior := "", "AllProbedDown"
+	if p.probed {
+		probe = ", probe: {id: loadBalancers/web/probes/alive}"
+	}
+	if p.allUp {
+		behavior = "AllProbedUp"
+	}
+	b.apply(strings.NewReplacer("MEMBERS", strings.Join(members, ", "), "DRAIN", fmt.Sprint(p.drain), "BEHAVIOR", behavior, "PROBE", probe, "MORE", p.more).Replace(`
+type: Microsoft.Network/loadBalancers
+name: web
+location: local
+sku: {name: Standard}
+properties:
+  frontendIPConfigurations:
+  - {name: front, properties: {privateIPAddress: 10.0.0.100, privateIPAllocationMethod: Static, subnet: {id: virtualNetworks/datacenter/subnets/servers}}}
+  backendAddressPools:
+  - {name: pool, properties: {drainPeriodInSeconds: DRAIN, loadBalancerBackendAddresses: [MEMBERS]}}
+  - {name: other, properties: {loadBalancerBackendAddresses: []}}
+  probes:
+  - {name: alive, properties: {protocol: Tcp, port: 7000, intervalInSeconds: 5, probeThreshold: 1, noHealthyBackendsBehavior: BEHAVIOR}}
+  loadBalancingRules:
+  - {name: tcp, properties: {protocol: Tcp, frontendPort: 7000, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}PROBE}}
+  - {name: udp, properties: {protocol: Udp, frontendPort: 7000, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}PROBE}}
+MORE`))
+}
+
+// serve answers every line over TCP with the backend's address.
+func (b *balanced) serve(ip string) {
+	b.t.Helper()
+	l, err := b.backends[ip].Listen("tcp4", ip+":7000")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.serving[ip] = l
+	b.OnClose(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for lines := bufio.NewReader(c); ; {
+					if _, err := lines.ReadString('\n'); err != nil {
+						return
+					}
+					if _, err := io.WriteString(c, ip+"\n"); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+}
+
+// refuse ends the TCP listener alone: connections and UDP stay, the probe fails.
+func (b *balanced) refuse(ip string) { b.serving[ip].Close() }
+
+// echo answers every datagram with the backend's address.
+func (b *balanced) echo(ip string) {
+	b.t.Helper()
+	c, err := b.backends[ip].ListenPacket("udp4", ip+":7000")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.OnClose(func() { c.Close() })
+	go func() {
+		for buffer := make([]byte, 64); ; {
+			_, from, err := c.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			_, _ = c.WriteTo([]byte(ip+"\n"), from) // a lost answer is asked for again
+		}
+	}()
+}
+
+// dial connects and says which backend answers.
+func (b *balanced) dial(from *lab.Namespace, network, to string) (net.Conn, string, error) {
+	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := from.Dial(ctx, network, "", to)
+	if err != nil {
+		return nil, "", err
+	}
+	name, err := who(c)
+	if err != nil {
+		c.Close()
+		return nil, "", err
+	}
+	b.OnClose(func() { c.Close() })
+	return c, name, nil
+}
+
+// who asks a connection, or a UDP flow, for the backend it is with. A datagram that is lost is not sent again, so that
+// nobody waits long for its answer.
+func who(c net.Conn) (string, error) {
+	patience := 10 * time.Second
+	if c.LocalAddr().Network() == "udp" {
+		patience = 2 * time.Second
+	}
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(c, "who?\n"); err != nil {
+		return "", err
+	}
+	buffer := make([]byte, 64)
+	n, err := c.Read(buffer)
+	return strings.TrimSpace(string(buffer[:n])), err
+}
+
+// to dials until it is with a backend: the source port chooses.
+func (b *balanced) to(from *lab.Namespace, network, address, backend string) net.Conn {
+	b.t.Helper()
+	var conn net.Conn
+	b.Wait("a flow to "+backend, 20*time.Second, func() error {
+		c, name, err := b.dial(from, network, address)
+		if err != nil {
+			return err
+		}
+		if name != backend {
+			c.Close()
+			return fmt.Errorf("%s answers", name)
+		}
+		conn = c
+		return nil
+	})
+	return conn
+}
+
+// shows waits until lb show says all of the parts, each in one line that begins with the field's name.
+func (b *balanced) shows(lines ...string) {
+	b.t.Helper()
+	b.Wait("lb show to say "+strings.Join(lines, "; "), 40*time.Second, func() error {
+		out, err := b.daemon.CLI(b.t.Context(), "lb", "show", "web")
+		if err != nil {
+			return err
+		}
+		text := strings.Join(strings.Fields(out), " ")
+		for _, line := range lines {
+			if !strings.Contains(text, line) {
+				return fmt.Errorf("it says\n%s", out)
+			}
+		}
+		return nil
+	})
+}
+
+// served dials many times and returns who answered how often, and how many failed.
+func (b *balanced) served(from *lab.Namespace, to string) (by map[string]int, failed int) {
+	by = map[string]int{}
+	for range 24 {
+		c, name, err := b.dial(from, "tcp4", to)
+		if err != nil {
+			failed++
+			continue
+		}
+		c.Close()
+		by[name]++
+	}
+	return by, failed
+}
+
+var bothBackends = []string{firstBackend, secondBackend}
+
+func TestLB_NoService_FrontendServesItsOwnNetwork(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	b.balance(pool{members: bothBackends, probed: true})
+	b.shows("Health: tcp 10.0.0.11 Up: connected", "Health: tcp 10.0.0.12 Up: connected")
+	b.to(b.insider, "tcp4", frontIP, firstBackend)
+	kept := b.to(b.insider, "tcp4", frontIP, secondBackend)
+	b.to(b.insider, "udp4", frontIP, firstBackend)
+	b.publish()
+	b.to(b.consumer, "tcp4", linkIP, firstBackend)
+	if name, err := who(kept); err != nil || name != secondBackend {
+		t.Errorf("after publishing: %q %v", name, err)
+	}
+	b.must("service delete shop --cascade")
+	if name, err := who(kept); err != nil || name != secondBackend {
+		t.Errorf("after deleting the service: %q %v", name, err)
+	}
+	if by, failed := b.served(b.insider, frontIP); failed > 0 || len(by) != 2 {
+		t.Errorf("after deleting the service: %v, %d failed", by, failed)
+	}
+}
+
+func TestLB_OneThenAllDown_NewFlowsGoWhereTheyMay(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		allUp  bool
+		failed bool // new flows when all are down
+	}{{"AllProbedDown", false, true}, {"AllProbedUp", true, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBalanced(t)
+			b.balance(pool{members: bothBackends, probed: true, allUp: c.allUp})
+			b.publish()
+			b.shows("Health: tcp 10.0.0.11 Up: connected", "Health: tcp 10.0.0.12 Up: connected")
+			kept := b.to(b.consumer, "tcp4", linkIP, firstBackend)
+			moving := b.to(b.consumer, "udp4", linkIP, firstBackend)
+			b.refuse(firstBackend)
+			b.shows("Health: tcp 10.0.0.11 Down: ", "connection refused", "Health: tcp 10.0.0.12 Up: connected")
+			b.Wait("the UDP flow to move", 5*time.Second, func() error {
+				if name, err := who(moving); err != nil || name != secondBackend {
+					return fmt.Errorf("it is with %q (%w)", name, errOr(err))
+				}
+				return nil
+			})
+			if by, failed := b.served(b.consumer, linkIP); failed > 0 || by[firstBackend] > 0 {
+				t.Errorf("one down: %v, %d failed", by, failed)
+			}
+			if name, err := who(kept); err != nil || name != firstBackend {
+				t.Errorf("the connection to the backend that is down: %q %v", name, err)
+			}
+			other := b.to(b.consumer, "tcp4", linkIP, secondBackend)
+			b.refuse(secondBackend)
+			b.shows("Health: tcp 10.0.0.12 Down: ")
+			// UDP is still answered by whom the probe takes to be down.
+			b.Wait("new flows to be decided", 10*time.Second, func() error {
+				if _, name, err := b.dial(b.consumer, "udp4", linkIP); (err != nil) != c.failed {
+					return fmt.Errorf("%q answers a new flow (%w)", name, errOr(err))
+				}
+				return nil
+			})
+			for _, conn := range []net.Conn{kept, other} {
+				if _, err := who(conn); err != nil {
+					t.Errorf("a connection that was there: %v", err)
+				}
+			}
+		})
+	}
+}
+
+func errOr(err error) error {
+	if err == nil {
+		return errors.New("no error")
+	}
+	return err
+}
+
+func TestLB_AdminStateDown_TCPStaysThenIsReset(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	const drain = 6
+	b.balance(pool{members: bothBackends, drain: drain})
+	b.publish()
+	kept := b.to(b.consumer, "tcp4", linkIP, firstBackend)
+	began := time.Now()
+	b.balance(pool{members: []string{firstBackend + "!", secondBackend}, drain: drain})
+	b.shows("Health: tcp 10.0.0.11 Down: adminState Down")
+	if by, failed := b.served(b.consumer, linkIP); failed > 0 || by[firstBackend] > 0 {
+		t.Errorf("new flows while draining: %v, %d failed", by, failed)
+	}
+	b.Wait("the reset of what is left", (drain+20)*time.Second, func() error {
+		name, err := who(kept)
+		if err == nil && name != firstBackend {
+			t.Fatalf("the connection is with %s", name)
+		}
+		if err == nil {
+			return errors.New("it goes on")
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) || !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Fatalf("it ended with %v, not with a reset", err)
+		}
+		return nil
+	})
+	if after := time.Since(began); after < drain*time.Second {
+		t.Errorf("reset after %v, the drain period is %d s", after, drain)
+	}
+}
+
+func TestLB_AdminStateUp_OverridesTheProbe(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	b.refuse(firstBackend)
+	b.balance(pool{members: []string{firstBackend + "^", secondBackend}, probed: true})
+	b.shows("Health: tcp 10.0.0.11 Down: ", "Health: tcp 10.0.0.12 Up: connected")
+	b.to(b.insider, "udp4", frontIP, firstBackend)
+}
+
+func TestLB_BackendRemoved_TCPResetUDPElsewhere(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	b.balance(pool{members: bothBackends})
+	b.publish()
+	ended := b.to(b.consumer, "tcp4", linkIP, firstBackend)
+	moving := b.to(b.consumer, "udp4", linkIP, firstBackend)
+	kept := b.to(b.consumer, "tcp4", linkIP, secondBackend)
+	b.balance(pool{members: bothBackends[1:]})
+	if err := ended.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ended.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection to it: %v, want a reset", err)
+	}
+	if name, err := who(moving); err != nil || name != secondBackend {
+		t.Errorf("a UDP flow is with %q: %v", name, err)
+	}
+	if name, err := who(kept); err != nil || name != secondBackend {
+		t.Errorf("a connection to the other: %q %v", name, err)
+	}
+}
+
+func TestLB_ProbeMetric_FollowsTheBackend(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	b.balance(pool{members: bothBackends, probed: true})
+	value := func(want string) {
+		t.Helper()
+		b.Wait("the metric to be "+want, 40*time.Second, func() error {
+			out, err := b.daemon.Namespace.Run(t.Context(), "curl", "-sS", "--unix-socket", b.daemon.Socket, "http://privlink/metrics")
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(out) {
+				if strings.HasPrefix(line, "privlink_probe_healthy{") && strings.Contains(line, `backend="10.0.0.11:7000"`) &&
+					strings.HasSuffix(strings.TrimSpace(line), "} "+want) {
+					return nil
+				}
+			}
+			return errors.New("no such line")
+		})
+	}
+	value("1")
+	b.refuse(firstBackend)
+	value("0")
+}
+
+func TestLB_InboundNATPool_InactiveThroughTheLinkWithoutARule(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	rule := func(pool string) string {
+		return `  inboundNatRules:
+  - {name: ssh, properties: {protocol: Tcp, frontendPortRangeStart: 2200, frontendPortRangeEnd: 2210, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/` + pool + `}}}
+`
+	}
+	b.balance(pool{members: bothBackends, more: rule("pool")})
+	b.publish()
+	reached := func(from *lab.Namespace, ip string) map[string]bool {
+		all := map[string]bool{}
+		for port := 2200; port < 2202; port++ {
+			if c, name, err := b.dial(from, "tcp4", fmt.Sprintf("%s:%d", ip, port)); err == nil {
+				all[name] = true
+				c.Close()
+			}
+		}
+		return all
+	}
+	b.Wait("both members by their ports through the link", 20*time.Second, func() error {
+		if got := reached(b.consumer, "10.0.1.10"); len(got) != 2 {
+			return fmt.Errorf("reached %v", got)
+		}
+		return nil
+	})
+	b.balance(pool{members: bothBackends, more: rule("other")})
+	if got := reached(b.consumer, "10.0.1.10"); len(got) != 0 {
+		t.Errorf("no rule joins the pool, but the link reaches %v", got)
+	}
+	const why = "inbound NAT rule ssh is inactive through private links: no load-balancing rule joins its frontend and pool other"
+	b.shows(why)
+	if out := b.must("service show shop"); !strings.Contains(out, why) {
+		t.Errorf("service show does not say why:\n%s", out)
+	}
+}
