@@ -1,0 +1,338 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+)
+
+// Difference is one object that the kernel's maps have otherwise than a State wants it.
+type Difference struct {
+	// Object is its kind and key: "link KEY", "address A of NETWORK", "port P of RULESET", "backend A of RULE".
+	Object string
+	// Have and Want describe it; empty = not there.
+	Have, Want string
+}
+
+func (d Difference) String() string {
+	switch {
+	case d.Have == "":
+		return fmt.Sprintf("%s is missing (%s)", d.Object, d.Want)
+	case d.Want == "":
+		return fmt.Sprintf("%s should not be there (%s)", d.Object, d.Have)
+	}
+	return fmt.Sprintf("%s is %s, should be %s", d.Object, d.Have, d.Want)
+}
+
+// Differences compares the maps pinned below a bpffs folder with a State, object by object. It reads what is pinned and
+// asks no daemon, so it works whether one runs or not; a daemon in the middle of Apply differs for as long.
+//
+// It is strict: it takes every address as probed and every backend as resolved, as they are when Result.Settled is true.
+// The splice's own network, whose key is inner, is left out; so are interfaces, and where proxied rules lead to.
+func Differences(bpffs string, want State, inner string) (list []Difference, err error) {
+	r, err := openReading(bpffs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	due := describe(want)
+	have, err := r.describe(&due, inner)
+	if err != nil {
+		return nil, fmt.Errorf("compare the kernel with revision %d: %w", want.Revision, err)
+	}
+	for object, is := range have {
+		if should := due.objects[object]; is != should {
+			list = append(list, Difference{object, is, should})
+		}
+	}
+	for object, should := range due.objects {
+		if _, ok := have[object]; !ok {
+			list = append(list, Difference{Object: object, Want: should})
+		}
+	}
+	slices.SortFunc(list, func(a, b Difference) int { return strings.Compare(a.Object, b.Object) })
+	return list, nil
+}
+
+// description is a State as text, object by object.
+type description struct {
+	objects map[string]string
+	names   map[uint64]string // keys by ident
+	proxied map[string]bool   // rules by key
+}
+
+func (d *description) name(kind string, parts ...string) string {
+	key := parts[len(parts)-1]
+	d.names[ident(append([]string{kind}, parts...)...)] = key
+	return key
+}
+
+// describe says what a State wants. It follows DESIGN's words and none of the plan's tables.
+func describe(s State) description {
+	d := description{objects: map[string]string{}, names: map[uint64]string{}, proxied: map[string]bool{}}
+	for _, n := range s.Networks {
+		d.name("vnet", n.Key)
+		for _, a := range n.Gateways {
+			d.objects[addressObject(a, n.Key)] = addressText(bpfAddressKindADDR_GATEWAY, "", true)
+		}
+	}
+	for i := range s.RuleSets {
+		rs := &s.RuleSets[i]
+		d.name("service", rs.Key)
+		if rs.Network != "" {
+			d.ruleSet(rs)
+		}
+	}
+	for _, l := range s.Links {
+		if l.Network == "" {
+			continue
+		}
+		kind := bpfAddressKindADDR_ENDPOINT
+		if l.Frontend {
+			kind = bpfAddressKindADDR_FRONTEND
+		}
+		d.objects[addressObject(l.Addr, l.Network)] = addressText(kind, d.name("link", l.Key), true)
+		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
+		if l.MaxFlows == 0 {
+			limit = "a quarter"
+		}
+		d.objects["link "+l.Key] = linkText(l.ID, uint8(l.State), uint16(l.Epoch), l.RuleSet, l.Addr, l.Network, limit)
+	}
+	for _, l := range s.Links {
+		for _, peer := range l.Peers {
+			at := addressObject(l.Addr, peer)
+			if _, ok := d.objects[at]; !ok {
+				d.objects[at] = addressText(bpfAddressKindADDR_PEERED, l.Key, false)
+			}
+		}
+	}
+	return d
+}
+
+func (d *description) ruleSet(rs *RuleSet) {
+	var nat []string
+	for _, s := range rs.Sources {
+		d.objects[addressObject(s.Addr, rs.Network)] = addressText(bpfAddressKindADDR_NAT, "", true)
+		if !s.Draining {
+			nat = append(nat, s.Addr.String())
+		}
+	}
+	for i := range rs.Rules {
+		r := &rs.Rules[i]
+		d.name("rule", rs.Key, r.Key)
+		d.proxied[r.Key] = r.Proxy
+		var chosen []string
+		for _, t := range r.Targets {
+			state, flags := bpfBackendStateBACKEND_UP, uint8(0)
+			if !t.Healthy || t.NoNew {
+				state = bpfBackendStateBACKEND_DOWN
+			} else {
+				chosen = append(chosen, t.Addr.String())
+			}
+			if r.TCPReset {
+				flags = uint8(bpfBackendFlagsBACKEND_TCP_RESET)
+			}
+			d.names[backendIdent(rs, r, t)] = r.Key + "|" + t.Pool
+			d.objects[backendObject(t.Addr, r.BackendPort, r.Key+"|"+t.Pool)] = backendText(uint8(state), flags, rs.Network, idleTCP(r), r.IdleUDP)
+		}
+		slices.Sort(chosen)
+		object := fmt.Sprintf("port %d protocol %d of %s", r.Port, r.Protocol, rs.Key)
+		if r.Proxy {
+			d.objects[object] = proxyText(r.Key)
+			continue
+		}
+		d.objects[object] = ruleText(r.Key, nat, rs.Network, r.BackendPort, uint8(r.Distribution), chosen)
+	}
+}
+
+func addressObject(a netip.Addr, network string) string {
+	return fmt.Sprintf("address %s of %s", a, network)
+}
+
+func addressText(kind bpfAddressKind, link string, arp bool) string {
+	return fmt.Sprintf("kind %d link %q arp %v", kind, link, arp)
+}
+
+func linkText(id uint32, state uint8, epoch uint16, ruleSet string, addr netip.Addr, network, limit string) string {
+	return fmt.Sprintf("LinkID %#x state %d epoch %d of %q at %s in %s, flows %s", id, state, epoch, ruleSet, addr, network, limit)
+}
+
+func backendObject(addr netip.Addr, port uint16, of string) string {
+	return fmt.Sprintf("backend %s port %d of %s", addr, port, of)
+}
+
+func backendText(state, flags uint8, network string, idleTCP, idleUDP uint32) string {
+	return fmt.Sprintf("state %d flags %d in %s, idle %d and %d", state, flags, network, idleTCP, idleUDP)
+}
+
+func ruleText(rule string, nat []string, network string, port uint16, distribution uint8, chosen []string) string {
+	if len(nat) == 0 {
+		network = "" // no set at all
+	}
+	return fmt.Sprintf("rule %s from %v in %q to port %d, distribution %d, backends %v", rule, nat, network, port, distribution, chosen)
+}
+
+func proxyText(rule string) string { return "rule " + rule + ", proxied" }
+
+// reading is the pinned maps, mapped.
+type reading struct {
+	k    kernel
+	open []*ebpf.Map
+}
+
+func openReading(bpffs string) (*reading, error) {
+	r := &reading{k: kernel{maps: make(map[string]*ebpf.Map)}}
+	for _, name := range []string{mapConfig, mapTable, mapFlows, mapVNets, mapServices, mapPools, mapIfaces, mapOuts, mapLinks, mapUsage, mapRules,
+		mapNatsets, mapBackends, mapAddresses, mapRuleIndex, mapMaglev} {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(bpffs, "maps", name), nil)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("read pinned map %s: %w", name, err), r.close())
+		}
+		r.k.maps[name] = m
+	}
+	if err := r.k.mapArrays(); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *reading) close() error {
+	r.k.close()
+	return nil
+}
+
+// describe says what the maps have. Idents become names where the State has them.
+func (r *reading) describe(d *description, inner string) (map[string]string, error) {
+	named := func(a *array[bpfName], number uint32) string {
+		if number == 0 || number >= a.count {
+			return ""
+		}
+		return nameOf(d, a.load(number).Ident)
+	}
+	have := map[string]string{}
+	hidden := ident("vnet", inner)
+	innerVNet := func(vnet uint16) bool { return vnet != 0 && r.k.vnets.load(uint32(vnet)).Ident == hidden }
+	network := func(vnet uint16) string { return named(r.k.vnets, uint32(vnet)) }
+	quarter := max(1, r.k.config.load(0).MaxPairs/4)
+	for slot := uint32(1); slot < r.k.links.count; slot++ {
+		l := r.k.links.load(slot)
+		if l.Ident == 0 {
+			continue
+		}
+		key := nameOf(d, l.Ident)
+		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
+		if due := d.objects["link "+key]; l.MaxFlows == quarter && strings.HasSuffix(due, "flows a quarter") {
+			limit = "a quarter"
+		}
+		have["link "+key] = linkText(l.LinkId, l.State, l.Epoch, named(r.k.services, l.Service), fromNetOrder(l.Addr), network(l.Vnet), limit)
+	}
+	for slot := uint32(1); slot < r.k.backends.count; slot++ {
+		b := r.k.backends.load(slot)
+		if b.Ident == 0 || innerVNet(b.Vnet) {
+			continue
+		}
+		have[backendObject(fromNetOrder(b.Addr), portOrder(b.Port), nameOf(d, b.Ident))] = backendText(b.State,
+			b.Flags&uint8(bpfBackendFlagsBACKEND_TCP_RESET), network(b.Vnet), b.IdleTcp, b.IdleUdp)
+	}
+	var key bpfAddressKey
+	var address bpfAddress
+	all := r.k.maps[mapAddresses].Iterate()
+	for all.Next(&key, &address) {
+		if innerVNet(key.Vnet) {
+			continue
+		}
+		link := ""
+		if address.Link != 0 {
+			link = nameOf(d, r.k.links.load(address.Link).Ident)
+		}
+		have[addressObject(fromNetOrder(key.Addr), network(key.Vnet))] = addressText(bpfAddressKind(address.Kind), link, address.Arp == 1)
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("read map %s: %w", mapAddresses, err)
+	}
+	var port bpfRuleKey
+	var ref bpfRuleRef
+	all = r.k.maps[mapRuleIndex].Iterate()
+	for all.Next(&port, &ref) {
+		text, err := r.rule(d, ref.Rule, network)
+		if err != nil {
+			return nil, err
+		}
+		have[fmt.Sprintf("port %d protocol %d of %s", portOrder(port.Port), port.Proto, named(r.k.services, port.Service))] = text
+	}
+	if err := all.Err(); err != nil {
+		return nil, fmt.Errorf("read map %s: %w", mapRuleIndex, err)
+	}
+	return have, nil
+}
+
+// nameOf is the key of an ident, or the ident itself where the State has no such key.
+func nameOf(d *description, id uint64) string {
+	if name, ok := d.names[id]; ok {
+		return name
+	}
+	if id == 0 {
+		return "nobody"
+	}
+	return fmt.Sprintf("unknown %#x", id)
+}
+
+func (r *reading) rule(d *description, slot uint32, network func(uint16) string) (string, error) {
+	rule := r.k.rules.load(slot)
+	key := nameOf(d, rule.Ident)
+	if d.proxied[key] {
+		return proxyText(key), nil
+	}
+	var nat []string
+	set := r.k.natsets.load(rule.Nat)
+	for _, a := range set.Addr[:set.Count] {
+		nat = append(nat, fromNetOrder(a).String())
+	}
+	chosen, err := r.chosen(slot)
+	if err != nil {
+		return "", fmt.Errorf("read the Maglev table of rule %s: %w", key, err)
+	}
+	return ruleText(key, nat, network(set.Vnet), portOrder(rule.BackendPort), rule.Distribution, chosen), nil
+}
+
+// chosen are the addresses of the backends that a rule's table leads to. A place that leads to another rule's backend, or
+// to nobody's, shows as it is.
+func (r *reading) chosen(slot uint32) ([]string, error) {
+	var inner *ebpf.Map
+	err := r.k.maps[mapMaglev].Lookup(slot, &inner)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer inner.Close()
+	places, err := mapArray[uint32](inner)
+	if err != nil {
+		return nil, err
+	}
+	slots := map[uint32]bool{}
+	for i := range places.load(0) {
+		slots[places.load(i+1)] = true
+	}
+	if err := places.close(); err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	for backend := range slots {
+		b := r.k.backends.load(backend)
+		name := fromNetOrder(b.Addr).String()
+		if b.Ident == 0 || b.Rule != slot {
+			name = fmt.Sprintf("slot %d of another", backend)
+		}
+		found[name] = true
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}

@@ -1,0 +1,111 @@
+package dataplane
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func (g *gateway) differences(want State) string {
+	g.t.Helper()
+	list, err := Differences(g.bpffs, want, "")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	lines := make([]string, len(list))
+	for i, d := range list {
+		lines[i] = d.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestDifferences_AfterApply_NoneAndEachDamageIsFound(t *testing.T) {
+	g, _, _, s, _ := opened(t)
+	if got := g.differences(s); got != "" {
+		t.Fatalf("after Apply:\n%s", got)
+	}
+	// Each damage says how it is found, and how it is undone.
+	k := g.d.k
+	link := g.d.links.find(ident("link", "endpoint"))
+	rule := g.d.rules.find(ruleIdent("service", "web"))
+	change := func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	table := func(places []uint32) {
+		m, err := k.newTable(places)
+		change(err)
+		change(k.maps[mapMaglev].Put(rule, uint32(m.FD())))
+		change(m.Close())
+	}
+	for want, damage := range map[string]func() (undo func()){
+		"link endpoint is LinkID": func() func() {
+			was := k.links.load(link)
+			l := was
+			l.State = uint8(bpfLinkStateLINK_REJECTED)
+			k.links.storeWord(link, l, wordLink)
+			return func() { k.links.storeWord(link, was, wordLink) }
+		},
+		"link unknown 0x1267 should not be there": func() func() {
+			k.links.store(link+9, bpfLink{Ident: 0x1267}, wordLink)
+			return func() { k.links.store(link+9, bpfLink{}, wordLink) }
+		},
+		"address 10.0.1.10 of consumers is missing": func() func() {
+			key := bpfAddressKey{Addr: netOrder(s.Links[0].Addr), Vnet: k.links.load(link).Vnet}
+			value := g.d.addresses[key]
+			change(k.maps[mapAddresses].Delete(&key))
+			return func() { change(k.maps[mapAddresses].Put(&key, &value)) }
+		},
+		"port 81 protocol 6 of service should not be there": func() func() {
+			key := bpfRuleKey{Service: k.rules.load(rule).Service, Port: portOrder(81), Proto: uint8(ProtocolTCP)}
+			change(k.maps[mapRuleIndex].Put(&key, &bpfRuleRef{Key: key, Rule: rule}))
+			return func() { change(k.maps[mapRuleIndex].Delete(&key)) }
+		},
+		"from [11.0.2.5]": func() func() {
+			slot := k.rules.load(rule).Nat
+			was := k.natsets.load(slot)
+			set := was
+			set.Addr[0]++ // the first byte: net order
+			k.natsets.store(slot, set, wordNatset)
+			return func() { k.natsets.store(slot, was, wordNatset) }
+		},
+		"backends [slot 77 of another], should be": func() func() {
+			built := g.d.plan.tables[rule].build(k.config.load(0).MaglevSeed)
+			table([]uint32{77})
+			return func() { table(built) }
+		},
+		"backends [], should be": func() func() {
+			built := g.d.plan.tables[rule].build(k.config.load(0).MaglevSeed)
+			change(k.maps[mapMaglev].Delete(rule))
+			return func() { table(built) }
+		},
+		"backend 10.0.1.4 port 8080 of web|pool is state 2": func() func() {
+			slot := g.d.backends.find(backendIdent(&s.RuleSets[0], &s.RuleSets[0].Rules[0], s.RuleSets[0].Rules[0].Targets[0]))
+			was := k.backends.load(slot)
+			b := was
+			b.State = uint8(bpfBackendStateBACKEND_DOWN)
+			k.backends.storeWord(slot, b, wordBackend)
+			return func() { k.backends.storeWord(slot, was, wordBackend) }
+		},
+	} {
+		undo := damage()
+		if got := g.differences(s); !strings.Contains(got, want) || strings.Contains(got, "\n") {
+			t.Errorf("found %q, want %q in one line", got, want)
+		}
+		undo()
+		if got := g.differences(s); got != "" {
+			t.Fatalf("%s, put right:\n%s", want, got)
+		}
+	}
+	more := s
+	more.Links = append(slices.Clone(s.Links), Link{Key: "another", Network: "consumers", Addr: s.Links[0].Addr.Next(), State: LinkPending})
+	if got := g.differences(more); !strings.Contains(got, "link another is missing") {
+		t.Errorf("a link more: %q", got)
+	}
+	less := s
+	less.Links = nil
+	if got := g.differences(less); !strings.Contains(got, "should not be there") {
+		t.Errorf("no links: %q", got)
+	}
+}
