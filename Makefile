@@ -38,7 +38,7 @@ FUZZ_PACKETS ?= 200000
 FUZZ_SEED    ?= 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test check-lb check-proxy check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
+.PHONY: help build generate verify lint format test check-crash check-lb check-proxy check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -81,6 +81,11 @@ check-proxy: ## the PROXY path with real servers, 8,000 idle and 100,000 short c
 # CHECK_LB_SECONDS is how long backends are killed, 120 unless CI=true; CHECK_LB_SEED repeats who is killed when.
 check-lb: ## the load balancer under load: killed backends, many services, rolling replacement (root, 5 min)
 	go run ./scripts/check-lb
+
+# CRASH_KILLS is the number of kills; CRASH_SEED repeats an order of writes and moments.
+check-crash: export CRASH_KILLS ?= 200
+check-crash: ## kill -9 while many write: nothing acknowledged is lost, the kernel is as the store: CRASH_KILLS=N (root, 5 min)
+	@go run ./scripts/check-crash
 
 check-sdk: ## the story of a private link with two majors of the Azure SDK, every operation (root)
 	go run ./scripts/check-sdk

@@ -35,7 +35,8 @@ func (d Difference) String() string {
 // asks no daemon, so it works whether one runs or not; a daemon in the middle of Apply differs for as long.
 //
 // It is strict: it takes every address as probed and every backend as resolved, as they are when Result.Settled is true.
-// The splice's own network, whose key is inner, is left out; so are interfaces, and where proxied rules lead to.
+// The splice's own network, whose key is inner, is left out; so are the probes' link, interfaces, and where proxied rules
+// lead to.
 func Differences(bpffs string, want State, inner string) (list []Difference, err error) {
 	r, err := openReading(bpffs)
 	if err != nil {
@@ -223,7 +224,7 @@ func (r *reading) describe(d *description, inner string) (map[string]string, err
 	quarter := max(1, r.k.config.load(0).MaxPairs/4)
 	for slot := uint32(1); slot < r.k.links.count; slot++ {
 		l := r.k.links.load(slot)
-		if l.Ident == 0 {
+		if l.Ident == 0 || l.Ident == probeIdent {
 			continue
 		}
 		key := nameOf(d, l.Ident)

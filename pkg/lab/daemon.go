@@ -64,8 +64,7 @@ func (n *Namespace) Daemon(ctx context.Context, o DaemonOptions) *Daemon {
 func (d *Daemon) Start(ctx context.Context) {
 	n := d.Namespace
 	n.lab.tb.Helper()
-	args := []string{"run", "--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS}
-	d.process = n.Start(ctx, d.Binary, append(args, d.args...)...)
+	d.process = d.Launch(ctx)
 	n.lab.Wait("privlink in "+n.short+" to take requests", 20*time.Second, func() error {
 		select {
 		case <-d.process.Exited():
@@ -78,6 +77,12 @@ func (d *Daemon) Start(ctx context.Context) {
 		}
 		return err
 	})
+}
+
+// Launch starts the program and waits for nothing. Who launches it ends it before Start is called.
+func (d *Daemon) Launch(ctx context.Context) *Process {
+	args := []string{"run", "--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS}
+	return d.Namespace.Start(ctx, d.Binary, append(args, d.args...)...)
 }
 
 // Process is the running daemon, or the one that ran last.
