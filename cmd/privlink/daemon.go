@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -38,6 +39,17 @@ func (d *daemon) report() {
 	if controller != nil {
 		controller.Report(d.plane.Result())
 	}
+}
+
+// flowsOf counts the live flows of links, those included whose ends have not heard yet that they ended.
+func (d *daemon) flowsOf(links map[string]bool) (n int, err error) {
+	err = d.plane.Flows(context.Background(), func(f dataplane.Flow) bool {
+		if links[f.Link] && !f.Inner {
+			n++
+		}
+		return true
+	})
+	return n, err
 }
 
 // healthChanged lets the control plane look at the probes' verdicts again.

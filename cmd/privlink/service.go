@@ -40,7 +40,7 @@ func serviceCommand(env *environment) *cli.Command {
 			t.row(s.Name, s.Properties.Alias, strings.Join(natAddresses(s), ","), countByStatus(s.Properties.PrivateEndpointConnections),
 				s.Location, string(s.Properties.ProvisioningState))
 		}, "NAME", "ALIAS", "NAT IPS", "CONNECTIONS", "LOCATION", "STATE"),
-		deleteVerb(api.PrivateLinkServices, &cli.BoolFlag{Name: "cascade", Usage: "reject its connections first"}),
+		deleteVerb(api.PrivateLinkServices, &cli.BoolFlag{Name: "cascade", Usage: "reject its connections first, and let their flows end"}),
 	)
 }
 

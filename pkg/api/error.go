@@ -26,6 +26,7 @@ const (
 	CodeForbidden             Code = "AuthorizationFailed"
 	CodeLinkedForbidden       Code = "LinkedAuthorizationFailed"
 	CodeConflict              Code = "Conflict"
+	CodeBeingDeleted          Code = "AnotherOperationInProgress"
 	CodeInUse                 Code = "InUseResourceCannotBeDeleted"
 	CodeAddressInUse          Code = "PrivateIPAddressInUse"
 	CodeAddressNotInSubnet    Code = "PrivateIPAddressNotInSubnet"

@@ -25,6 +25,9 @@ func (c *Controller) Decide(ctx context.Context, who auth.Actor, id api.ID, doc 
 		if old == nil {
 			return api.NotFound(id)
 		}
+		if err := beingDeleted(t.view.records[old.serviceKey]); err != nil {
+			return err
+		}
 		x := *old
 		switch limit := doc.Properties.MaxFlows; {
 		case limit.IsSet():
@@ -130,6 +133,9 @@ func (c *Controller) Remove(ctx context.Context, who auth.Actor, id api.ID) (ok 
 		x := t.view.connections[id.Key()]
 		if ok = x != nil; !ok {
 			return nil
+		}
+		if err := beingDeleted(t.view.records[x.serviceKey]); err != nil {
+			return err
 		}
 		return t.disconnect(x, "The connection was removed by the provider")
 	})

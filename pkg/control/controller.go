@@ -31,6 +31,9 @@ type Options struct {
 	// Probes is told what is to be probed, before each Apply; nil where nothing probes. It must not block. The results come
 	// back through Health, and HealthChanged tells of news.
 	Probes func([]Probe)
+	// Flows counts the live flows of links by their keys; nil where there are none. It may take as long as it takes to read
+	// the flow table.
+	Flows func(links map[string]bool) (int, error)
 	// AliasSuffix are the last two labels of aliases. Default DefaultAliasSuffix.
 	AliasSuffix string
 	// Resync is how often the State is applied without a change, to repair what others did. Default 30 s.

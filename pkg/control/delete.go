@@ -11,7 +11,8 @@ import (
 
 // DeleteOptions say how much goes.
 type DeleteOptions struct {
-	// Cascade rejects the connections of a service before it is deleted.
+	// Cascade rejects the connections of a service before it is deleted. Where some are approved, and the deletion is the
+	// only step of its batch, that takes time: Outcome.Resource is the service then, Deleting.
 	Cascade bool
 }
 
@@ -24,7 +25,8 @@ func (c *Controller) Delete(ctx context.Context, who auth.Actor, id api.ID, how 
 	return out[0], nil
 }
 
-func (c *Controller) deleteStep(t *tx, s Step) (Outcome, error) {
+// deleteStep removes a resource, or begins to if it is alone in its batch and takes time.
+func (c *Controller) deleteStep(t *tx, s Step, alone bool) (Outcome, error) {
 	rec := t.view.records[s.ID.Key()]
 	if rec == nil {
 		if o := t.view.ownerOfNIC(s.ID); o != nil {
@@ -41,6 +43,15 @@ func (c *Controller) deleteStep(t *tx, s Step) (Outcome, error) {
 	out := Outcome{Before: c.present(t.view, rec), Changed: true}
 	switch rec.resource.(type) {
 	case *api.PrivateLinkService:
+		if alone && (rec.kept.Deleting != nil || s.Delete.Cascade && t.view.hasApproved(rec.key)) {
+			if out.Changed = rec.kept.Deleting == nil; out.Changed {
+				if err := t.beginDeletion(rec); err != nil {
+					return Outcome{}, err
+				}
+			}
+			out.Resource = c.present(t.view, t.view.records[rec.key])
+			return out, nil
+		}
 		if err := t.leaveService(rec, s.Delete); err != nil {
 			return Outcome{}, err
 		}
@@ -71,7 +82,7 @@ func (t *tx) checkUnused(rec *record) error {
 // leaveService disconnects the endpoints of a service that is about to go.
 func (t *tx) leaveService(rec *record, how DeleteOptions) error {
 	list := t.view.ofService(rec.key)
-	if !how.Cascade {
+	if !how.Cascade && rec.kept.Deleting == nil {
 		pending, approved := 0, 0
 		for _, x := range list {
 			switch x.State.Status {
@@ -92,6 +103,16 @@ func (t *tx) leaveService(rec *record, how DeleteOptions) error {
 		}
 	}
 	return nil
+}
+
+// hasApproved tells whether a service has an approved connection.
+func (v *view) hasApproved(service string) bool {
+	for _, x := range v.byService[service] {
+		if x.State.Status == api.Approved {
+			return true
+		}
+	}
+	return false
 }
 
 func countConnections(pending, approved int) string {

@@ -165,7 +165,7 @@ func (t *tx) requested(rec *record, asked *api.ServiceConnection, target string)
 		key = t.view.aliases[strings.ToLower(to.Alias)]
 	}
 	service := t.view.records[key]
-	if service == nil || service.resource.Kind() != api.PrivateLinkServices || !t.request(rec, service, false).Visible() {
+	if service == nil || service.resource.Kind() != api.PrivateLinkServices || service.kept.Deleting != nil || !t.request(rec, service, false).Visible() {
 		return nil, unknown
 	}
 	return service, nil

@@ -22,6 +22,7 @@ type change struct {
 	before, after json.RawMessage
 	event         api.EventKind
 	endpoint      string
+	by            *deleting // who asked, if that is not the transaction's actor
 }
 
 // note keeps what the first touch of a key found and the last one left.
@@ -31,7 +32,7 @@ func (t *tx) note(key, target string, before, after json.RawMessage) *change {
 		x = &change{target: target, before: before}
 		t.changes[key] = x
 	}
-	x.after = after
+	x.after, x.by = after, t.by
 	return x
 }
 
@@ -107,6 +108,9 @@ func (t *tx) journal() error {
 		last++
 		e := api.JournalEntry{Number: last, Time: t.now, Principal: t.who.Principal, Tenant: t.who.Tenant, From: t.who.From,
 			Action: "change", Target: x.target, Before: x.before, After: x.after, Event: x.event, Endpoint: x.endpoint}
+		if x.by != nil {
+			e.Principal, e.Tenant, e.From = x.by.Principal, x.by.Tenant, x.by.From
+		}
 		switch {
 		case x.before == nil:
 			e.Action = "create"

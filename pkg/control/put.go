@@ -79,7 +79,7 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 					err = c.checkInterfaces(out)
 				}
 			} else {
-				out, err = c.deleteStep(t, s)
+				out, err = c.deleteStep(t, s, len(steps) == 1)
 			}
 			if err == nil {
 				err = t.poolsAfter(s.ID, pools)
@@ -133,6 +133,9 @@ func stepError(steps []Step, i int, err error) error {
 func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
 	old := t.view.records[s.ID.Key()]
 	if err := checkConditions(s.When, old); err != nil {
+		return Outcome{}, err
+	}
+	if err := beingDeleted(old); err != nil {
 		return Outcome{}, err
 	}
 	if o := t.view.ownerOfNIC(s.ID); o != nil {

@@ -132,12 +132,19 @@ func (c *Controller) broadcast() {
 	c.changed = make(chan struct{})
 }
 
-// tidy does what time and the network ask for: it ends drains, and moves dynamic addresses that somebody
-// else has. It returns when the next drain ends.
+// tidy does what time and the network ask for: it ends drains and deletions, and moves dynamic addresses that
+// somebody else has. It returns when there is more to do.
 func (c *Controller) tidy(ctx context.Context) (next time.Time, err error) {
+	ready, again := c.drained()
 	err = c.update(ctx, auth.System(), func(t *tx) error {
+		if err := t.endDeletions(ready); err != nil {
+			return err
+		}
 		if next, err = t.endDrains(); err != nil {
 			return err
+		}
+		if !again.IsZero() && (next.IsZero() || again.Before(next)) {
+			next = again
 		}
 		for at, until := range c.shun {
 			if !t.now.Before(until) {
@@ -180,6 +187,9 @@ func (c *Controller) reached(revision uint64) api.ProvisioningState {
 
 // provisioning is how far the kernel is with a resource, and why it failed. Called under mu.
 func (c *Controller) provisioning(v *view, rec *record) (api.ProvisioningState, string) {
+	if rec.kept.Deleting != nil {
+		return api.Deleting, ""
+	}
 	revision := rec.revision
 	if x := v.byEndpoint[rec.key]; x != nil && revision != 0 {
 		revision = max(revision, x.revision)
@@ -222,6 +232,17 @@ func (c *Controller) Wait(ctx context.Context, id api.ID) error {
 			return true, nil
 		}
 		return false, nil
+	})
+}
+
+// WaitGone returns when a resource is gone, and the kernel agrees.
+func (c *Controller) WaitGone(ctx context.Context, id api.ID) error {
+	revision := uint64(0) // at which it was gone; 0 = not yet
+	return c.wait(ctx, func() (bool, error) {
+		if c.view.records[id.Key()] == nil && revision == 0 {
+			revision = c.view.revision
+		}
+		return revision != 0 && c.result.Revision >= revision, nil
 	})
 }
 

@@ -49,6 +49,8 @@ type kept struct {
 	LastLinkID uint32 `json:"lastLinkId,omitempty"`
 	// Draining are NAT IPs taken out of a service that still carry flows.
 	Draining []draining `json:"draining,omitempty"`
+	// Deleting marks a service that is being deleted.
+	Deleting *deleting `json:"deleting,omitempty"`
 	// Leaving and NATPorts are what is remembered of the members of a load balancer's pools.
 	Leaving  []leaving `json:"leaving,omitempty"`
 	NATPorts []natPort `json:"natPorts,omitempty"`

@@ -25,6 +25,8 @@ type tx struct {
 	shun   map[place]time.Time
 	// again says that the endpoint being written asks for its service again.
 	again bool
+	// by is who asked earlier for what is done now; nil for who.
+	by *deleting
 
 	undo        []func()
 	records     map[string]*record // written; nil = deleted

@@ -25,6 +25,9 @@ func (c *Controller) CheckVisibility(_ context.Context, who auth.Actor, scope Sc
 }
 
 func visible(who auth.Actor, service *record, subscription string) bool {
+	if service.kept.Deleting != nil {
+		return false
+	}
 	t := &tx{who: who}
 	return t.request(&record{id: api.ID{Subscription: subscription}}, service, false).Visible()
 }

@@ -126,6 +126,13 @@ func (w *world) sync() {
 		w.Fatal(err)
 	}
 	_ = w.apply(ctx)
+	// Deletions end when the kernel agrees with their beginning.
+	if ready, _ := w.drained(); len(ready) > 0 {
+		if _, err := w.tidy(ctx); err != nil {
+			w.Fatal(err)
+		}
+		_ = w.apply(ctx)
+	}
 }
 
 // who is a principal with a role on a subscription.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"maps"
 	"net/http"
 	"strings"
@@ -130,7 +131,15 @@ func (s *Server) deleteResource(kind api.Kind) func(*request) (*response, error)
 			}
 			return &response{status: http.StatusOK}, nil
 		}
-		// It drains first.
+		// Its flows end first.
+		ctx, cancel := context.WithTimeout(r.Context(), s.options.Quick)
+		defer cancel()
+		if err := s.options.Controller.WaitGone(ctx, id); err == nil {
+			return &response{status: http.StatusOK}, nil
+		}
+		if err := r.Context().Err(); err != nil {
+			return nil, err
+		}
 		op := operation{ID: id.String(), Delete: true}
 		return &response{status: http.StatusAccepted, header: op.begin(r, outcome.Resource.Meta().Location)}, nil
 	}

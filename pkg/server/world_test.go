@@ -30,6 +30,7 @@ type world struct {
 	store      *counted
 	hold       sync.RWMutex // held for writing: the kernel does not agree
 	tokens     map[string]string
+	options    Options
 }
 
 func (w *world) Apply(_ context.Context, s dataplane.State) (dataplane.Result, error) {
@@ -92,8 +93,9 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w.url = "http://" + listener.Addr().String()
-	s := New(Options{Controller: w.controller, Observer: nothing{}, Metrics: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
-		Log: log.WithField("part", "server"), Quick: 200e6})
+	w.options = Options{Controller: w.controller, Observer: nothing{}, Metrics: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+		Log: log.WithField("part", "server"), Quick: 200e6}
+	s := New(w.options)
 	var ended sync.WaitGroup
 	ended.Go(func() {
 		if err := w.controller.Run(ctx); !errors.Is(err, context.Canceled) {

@@ -29,7 +29,7 @@ const (
 	hookAddress = "127.0.0.1:8099"
 	// settleWithin is how long the kernel may take to be what the store says: less than the daemon's resync,
 	// which must not be what repairs it.
-	settleWithin = 10 * time.Second
+	settleWithin = 15 * time.Second
 	// innerNetwork is the splice's, which the store does not know.
 	innerNetwork = "inner"
 )
@@ -226,12 +226,22 @@ func (w *world) verify(ctx context.Context, state dataplane.State) error {
 	return w.compare(ctx, state)
 }
 
-// settled waits until the kernel agrees with the store, as the daemon says.
+// settled waits until the kernel agrees with the store, as the daemon says, and deletions that a kill interrupted are at
+// their end.
 func (w *world) settled(ctx context.Context) error {
 	return lab.Poll(settleWithin, func() error {
 		s, err := w.status(ctx)
 		if err == nil && s.AppliedRevision < s.WantedRevision {
 			err = fmt.Errorf("revision %d is wanted, the kernel has %d", s.WantedRevision, s.AppliedRevision)
+		}
+		if err != nil {
+			return err
+		}
+		services, err := client.List[api.PrivateLinkService](ctx, w.api, client.Collection(subscription, resourceGroup, api.PrivateLinkServices), nil)
+		for i := range services {
+			if services[i].Properties.ProvisioningState == api.Deleting {
+				err = fmt.Errorf("service %s is still being deleted", services[i].Name)
+			}
 		}
 		return err
 	})

@@ -91,7 +91,7 @@ func (w *writer) one(ctx context.Context) error {
 	e := w.endpoints[name]
 	connected := name != "" && e.status != string(api.Disconnected)
 	switch n := w.random.IntN(100); {
-	case n < 1:
+	case n < 5:
 		return w.deleteService(ctx)
 	case n < 6:
 		return w.putService(ctx)
@@ -134,7 +134,13 @@ func (w *writer) call(ctx context.Context, method string, at api.ID, query url.V
 	if body != "" {
 		sent = json.RawMessage(body)
 	}
-	if _, err := w.api.Call(ctx, method, client.Path(at), query, nil, sent, into); err != nil {
+	var err error
+	if method == http.MethodDelete {
+		_, err = w.api.Delete(ctx, at, query, client.Conditions{}) // waits for the end of a long-running operation
+	} else {
+		_, err = w.api.Call(ctx, method, client.Path(at), query, nil, sent, into)
+	}
+	if err != nil {
 		return err
 	}
 	w.acknowledged++
