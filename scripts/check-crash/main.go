@@ -92,7 +92,7 @@ func (t tally) String() string {
 const leastRate = 100
 
 // manyKills is from how many on every moment must have been hit.
-const manyKills = 50
+const manyKills = 100
 
 // rate is the acknowledged writes per second of writing.
 func (t tally) rate() float64 { return float64(t.writes) / t.up.Seconds() }

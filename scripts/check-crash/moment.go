@@ -29,9 +29,10 @@ const (
 
 func moments() []moment { return []moment{inStart, inSync, inRename, inApply} }
 
-// aims are what kills wait for, in turn. Half of them wait for nothing but a random time.
+// aims are what kills wait for, in turn; all wait for a random time first, and some for nothing more. A rename is so
+// short that most of the kills aimed at it come late.
 func aims() []moment {
-	return []moment{inOther, inSync, inOther, inRename, inOther, inApply, inOther, inStart}
+	return []moment{inOther, inSync, inRename, inOther, inApply, inRename, inOther, inStart}
 }
 
 // Bounds of the random times: how long writers write before a kill is aimed, and how long after a write to the
@@ -57,7 +58,10 @@ func (w *world) await(ctx context.Context, aim moment) (sync bool, err error) {
 		return false, nil
 	case inRename:
 		// No look at the threads: in the meantime the file would be renamed.
-		return false, awaitFile(ctx, w.daemon.StateDir, unix.IN_CREATE, func(name string) bool { return strings.HasSuffix(name, fresh) })
+		pid := w.daemon.Process().PID()
+		return false, awaitFile(ctx, w.daemon.StateDir, unix.IN_CREATE, func(name string) bool {
+			return strings.HasSuffix(name, fresh) && unix.Kill(pid, unix.SIGKILL) == nil
+		})
 	case inApply:
 		if err := awaitFile(ctx, w.daemon.StateDir, unix.IN_MODIFY, func(name string) bool { return name == stateFile }); err != nil {
 			return false, err

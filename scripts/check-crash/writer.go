@@ -91,7 +91,7 @@ func (w *writer) one(ctx context.Context) error {
 	e := w.endpoints[name]
 	connected := name != "" && e.status != string(api.Disconnected)
 	switch n := w.random.IntN(100); {
-	case n < 5:
+	case n < 2:
 		return w.deleteService(ctx)
 	case n < 6:
 		return w.putService(ctx)
