@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -14,7 +15,7 @@ import (
 
 func equalFold(a, b string) bool { return strings.EqualFold(a, b) }
 
-func at(path string, i int) string { return fmt.Sprintf("%s[%d]", path, i) }
+func at(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
 
 // CheckName tells whether a resource or part of one may have this name: 1..80 characters, letters,
 // digits, '_', '.' and '-'; first a letter or digit, last one of these or '_'.
@@ -239,10 +240,10 @@ func (p *problems) address(path string, method *Allocation, address *string, ver
 
 // completeRefs writes every reference in full, with the subscription and resource group of self.
 func (p *problems) completeRefs(r Resource, self ID) {
-	p.walkRefs(reflect.ValueOf(r).Elem().FieldByName("Properties"), "properties", self)
+	p.walkRefs(reflect.ValueOf(r).Elem().FieldByName("Properties"), &where{name: "properties"}, self)
 }
 
-func (p *problems) walkRefs(v reflect.Value, path string, self ID) {
+func (p *problems) walkRefs(v reflect.Value, path *where, self ID) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
@@ -250,7 +251,7 @@ func (p *problems) walkRefs(v reflect.Value, path string, self ID) {
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			p.walkRefs(v.Index(i), at(path, i), self)
+			p.walkRefs(v.Index(i), &where{up: path, element: true, index: i}, self)
 		}
 	case reflect.Struct:
 		if ref, ok := v.Addr().Interface().(*SubResource); ok {
@@ -260,22 +261,20 @@ func (p *problems) walkRefs(v reflect.Value, path string, self ID) {
 			id, err := ParseID(ref.ID, self)
 			if err != nil {
 				e := *AsError(err)
-				e.Target = path + ".id"
+				e.Target = path.String() + ".id"
 				p.add(&e)
 				return
 			}
 			ref.ID = id.String()
 			return
 		}
-		for i := range v.NumField() {
-			f := v.Type().Field(i)
-			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		for _, f := range shapeOf(v.Type()).fields {
 			switch {
-			case !f.IsExported():
-			case f.Anonymous:
-				p.walkRefs(v.Field(i), path, self)
+			case !f.refers:
+			case f.embedded:
+				p.walkRefs(v.Field(f.index), path, self)
 			default:
-				p.walkRefs(v.Field(i), path+"."+name, self)
+				p.walkRefs(v.Field(f.index), &where{up: path, name: f.name}, self)
 			}
 		}
 	}

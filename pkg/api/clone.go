@@ -15,15 +15,19 @@ func deep(v reflect.Value) reflect.Value {
 			return v
 		}
 		c := reflect.New(v.Type().Elem())
-		c.Elem().Set(deep(v.Elem()))
+		c.Elem().Set(v.Elem())
+		deepen(c.Elem())
 		return c
 	case reflect.Slice:
 		if v.IsNil() {
 			return v
 		}
 		c := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
-		for i := range v.Len() {
-			c.Index(i).Set(deep(v.Index(i)))
+		reflect.Copy(c, v)
+		if reaches(v.Type().Elem(), isShared) {
+			for i := range c.Len() {
+				deepen(c.Index(i))
+			}
 		}
 		return c
 	case reflect.Map:
@@ -37,15 +41,25 @@ func deep(v reflect.Value) reflect.Value {
 		return c
 	case reflect.Struct:
 		c := reflect.New(v.Type()).Elem()
-		c.Set(v) // what is not exported (an Own's value) is never changed in place
-		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
-				c.Field(i).Set(deep(v.Field(i)))
-			}
-		}
+		c.Set(v)
+		deepen(c)
 		return c
 	}
 	return v
+}
+
+// deepen replaces what a copy shares with its original by copies.
+func deepen(c reflect.Value) {
+	if c.Kind() != reflect.Struct {
+		c.Set(deep(c))
+		return
+	}
+	// What is not exported (an Own's value) is never changed in place.
+	for _, f := range shapeOf(c.Type()).fields {
+		if f.shares {
+			deepen(c.Field(f.index))
+		}
+	}
 }
 
 // References are the ids of everything that r refers to, in the order of its fields.
@@ -72,9 +86,9 @@ func collectRefs(v reflect.Value, list *[]string) {
 			}
 			return
 		}
-		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
-				collectRefs(v.Field(i), list)
+		for _, f := range shapeOf(v.Type()).fields {
+			if f.refers {
+				collectRefs(v.Field(f.index), list)
 			}
 		}
 	}

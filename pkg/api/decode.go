@@ -52,7 +52,7 @@ func DecodeInto(data []byte, into any, mode Strictness) error {
 		return err
 	}
 	p := problems{}
-	p.fields(tree, reflect.TypeOf(into).Elem(), "", mode)
+	p.fields(tree, reflect.TypeOf(into).Elem(), nil, mode)
 	if err := p.err(); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (n *node) String() string {
 func parse(data []byte) (*node, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
-	n, err := parseValue(d, "", 0)
+	n, err := parseValue(d, nil, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func parse(data []byte) (*node, error) {
 	return n, nil
 }
 
-func parseValue(d *json.Decoder, path string, depth int) (*node, error) {
+func parseValue(d *json.Decoder, path *where, depth int) (*node, error) {
 	if depth > MaxDepth {
 		return nil, badJSON("is nested deeper than %d", MaxDepth)
 	}
@@ -187,19 +187,17 @@ func parseValue(d *json.Decoder, path string, depth int) (*node, error) {
 	switch token {
 	case json.Delim('{'):
 		n.object = true
-		seen := map[string]bool{}
+		var seen names
 		for d.More() {
 			key, err := d.Token()
 			if err != nil {
 				return nil, syntaxError(d, err)
 			}
 			name, _ := key.(string)
-			if fold := strings.ToLower(name); seen[fold] {
-				return nil, NewError(http.StatusBadRequest, CodeInvalidRequest, join(path, name), "appears twice")
-			} else {
-				seen[fold] = true
+			if !seen.add(name) {
+				return nil, NewError(http.StatusBadRequest, CodeInvalidRequest, (&where{up: path, name: name}).String(), "appears twice")
 			}
-			v, err := parseValue(d, join(path, name), depth+1)
+			v, err := parseValue(d, &where{up: path, name: name}, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -208,7 +206,7 @@ func parseValue(d *json.Decoder, path string, depth int) (*node, error) {
 	case json.Delim('['):
 		n.array = true
 		for d.More() {
-			v, err := parseValue(d, at(path, len(n.values)), depth+1)
+			v, err := parseValue(d, &where{up: path, element: true, index: len(n.values)}, depth+1)
 			if err != nil {
 				return nil, err
 			}
@@ -222,6 +220,39 @@ func parseValue(d *json.Decoder, path string, depth int) (*node, error) {
 		return nil, syntaxError(d, err)
 	}
 	return n, nil
+}
+
+// names are those of an object, without regard to case. Most objects have a few.
+type names struct {
+	few  []string
+	many map[string]bool // in lower case, of more than fewNames
+}
+
+const fewNames = 16
+
+// add is false for a name that is there.
+func (n *names) add(name string) bool {
+	if n.many == nil {
+		for _, other := range n.few {
+			if equalFold(other, name) {
+				return false
+			}
+		}
+		if n.few = append(n.few, name); len(n.few) <= fewNames {
+			return true
+		}
+		n.many = make(map[string]bool)
+		for _, other := range n.few {
+			n.many[strings.ToLower(other)] = true
+		}
+		return true
+	}
+	fold := strings.ToLower(name)
+	if n.many[fold] {
+		return false
+	}
+	n.many[fold] = true
+	return true
 }
 
 func syntaxError(d *json.Decoder, err error) error {
@@ -239,39 +270,38 @@ func join(path, name string) string {
 }
 
 // fields compares the names in n with those of t.
-func (p *problems) fields(n *node, t reflect.Type, path string, mode Strictness) {
+func (p *problems) fields(n *node, t reflect.Type, path *where, mode Strictness) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if o, ok := reflect.New(t).Interface().(owner); ok {
-		t = o.elem()
+	if isOwn(t) {
+		t = reflect.New(t).Interface().(owner).elem()
 	}
 	switch {
 	case n.value == nil && !n.array && !n.object:
 		// null: the zero value
 	case !n.fits(t):
-		p.add(NewError(http.StatusBadRequest, CodeInvalidRequest, path, "%s found where %s is expected", n, jsonName(t)))
+		p.add(NewError(http.StatusBadRequest, CodeInvalidRequest, path.String(), "%s found where %s is expected", n, jsonName(t)))
 	case n.array && t.Kind() == reflect.Slice:
 		for i, v := range n.values {
-			p.fields(v, t.Elem(), at(path, i), mode)
+			p.fields(v, t.Elem(), &where{up: path, element: true, index: i}, mode)
 		}
 	case n.object && t.Kind() == reflect.Struct:
-		known := map[string]reflect.Type{}
-		names := jsonFields(t, known, nil)
+		s := shapeOf(t)
 		for i, name := range n.names {
-			here := join(path, name)
-			if ft, ok := known[strings.ToLower(name)]; ok {
+			here := &where{up: path, name: name}
+			if ft, ok := s.known[strings.ToLower(name)]; ok {
 				p.fields(n.values[i], ft, here, mode)
 				continue
 			}
 			if why, ok := unsupported(t, name); ok {
 				if !n.values[i].empty() {
-					p.add(NewError(http.StatusBadRequest, CodeUnsupportedProperty, here, "%s", why))
+					p.add(NewError(http.StatusBadRequest, CodeUnsupportedProperty, here.String(), "%s", why))
 				}
 				continue
 			}
-			if mode == Strict && len(known) > 0 && !ignored(name) {
-				p.add(NewError(http.StatusBadRequest, CodeUnknownProperty, here, "unknown property%s", suggest(name, names)))
+			if mode == Strict && len(s.known) > 0 && !ignored(name) {
+				p.add(NewError(http.StatusBadRequest, CodeUnknownProperty, here.String(), "unknown property%s", suggest(name, s.names)))
 			}
 		}
 	}

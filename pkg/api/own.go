@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"strings"
 	"time"
 )
 
@@ -264,8 +265,9 @@ func walkOwn(v, old reflect.Value, f func(o owner, old any)) {
 		}
 		walkOwn(v.Elem(), old, f)
 	case reflect.Slice:
+		named := byName(old)
 		for i := range v.Len() {
-			walkOwn(v.Index(i), sameName(v.Index(i), old), f)
+			walkOwn(v.Index(i), named[nameOf(v.Index(i))], f)
 		}
 	case reflect.Struct:
 		if v.CanAddr() {
@@ -278,32 +280,44 @@ func walkOwn(v, old reflect.Value, f func(o owner, old any)) {
 				return
 			}
 		}
-		for i := range v.NumField() {
-			if !v.Type().Field(i).IsExported() {
+		for _, field := range shapeOf(v.Type()).fields {
+			if !field.owns {
 				continue
 			}
 			var prev reflect.Value
 			if old.IsValid() {
-				prev = old.Field(i)
+				prev = old.Field(field.index)
 			}
-			walkOwn(v.Field(i), prev, f)
+			walkOwn(v.Field(field.index), prev, f)
 		}
 	}
 }
 
-// sameName is the element of list whose Name is that of v.
-func sameName(v, list reflect.Value) reflect.Value {
-	if !list.IsValid() || v.Kind() != reflect.Struct {
-		return reflect.Value{}
+// byName are the elements of a list by nameOf; of several with one name the first.
+func byName(list reflect.Value) map[string]reflect.Value {
+	if !list.IsValid() {
+		return nil
 	}
-	name := v.FieldByName("Name")
-	if !name.IsValid() || name.Kind() != reflect.String {
-		return reflect.Value{}
-	}
+	all := make(map[string]reflect.Value, list.Len())
 	for i := range list.Len() {
-		if equalFold(list.Index(i).FieldByName("Name").String(), name.String()) {
-			return list.Index(i)
+		if name := nameOf(list.Index(i)); name != "" && !all[name].IsValid() {
+			all[name] = list.Index(i)
 		}
 	}
-	return reflect.Value{}
+	return all
+}
+
+// nameOf is the Name of a part in the form in which names are compared, or "".
+func nameOf(part reflect.Value) string {
+	if part.Kind() != reflect.Struct {
+		return ""
+	}
+	if p, ok := part.Addr().Interface().(*BackendAddress); ok {
+		return strings.ToLower(p.Name) // there may be thousands
+	}
+	name := part.FieldByName("Name")
+	if !name.IsValid() || name.Kind() != reflect.String {
+		return ""
+	}
+	return strings.ToLower(name.String())
 }

@@ -41,11 +41,7 @@ func rawRecord(r *record) json.RawMessage {
 	if r == nil {
 		return nil
 	}
-	var s stored
-	if json.Unmarshal(r.json, &s) != nil {
-		return nil
-	}
-	return s.Resource
+	return r.raw
 }
 
 // journaledConnection is a connection as the journal shows it.

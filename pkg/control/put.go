@@ -90,6 +90,9 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 			outcomes = append(outcomes, out)
 		}
 		if dryRun {
+			for i := range outcomes {
+				outcomes[i].Resource = c.would(t.view, outcomes[i].Resource)
+			}
 			return errDryRun
 		}
 		return nil
@@ -100,14 +103,27 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 	if !dryRun {
 		// The etags are those of the commit.
 		for i := range outcomes {
-			if outcomes[i].Resource != nil {
-				if r, err := c.Get(ctx, who, api.IDOf(outcomes[i].Resource)); err == nil {
-					outcomes[i].Resource = r
-				}
+			r := outcomes[i].Resource
+			if r == nil {
+				continue
+			}
+			if outcomes[i].Resource, err = c.Get(ctx, who, api.IDOf(r)); err != nil {
+				outcomes[i].Resource = api.Clone(r) // somebody deleted it already
 			}
 		}
 	}
 	return outcomes, nil
+}
+
+// would is a resource that a dry run wrote, as it would be read; nil for nil.
+func (c *Controller) would(v *view, r api.Resource) api.Resource {
+	if r == nil {
+		return nil
+	}
+	if rec := v.records[api.IDOf(r).Key()]; rec != nil {
+		return c.present(v, rec)
+	}
+	return api.Clone(r) // a later step deletes it
 }
 
 // BatchError says which step of a Batch failed.
@@ -171,7 +187,7 @@ func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
 		return Outcome{}, err
 	}
 	out.Changed = out.Changed || decided
-	out.Resource = c.present(t.view, t.view.records[rec.key])
+	out.Resource = t.view.records[rec.key].resource // the record's own; batch gives the caller a copy
 	return out, nil
 }
 
@@ -236,10 +252,10 @@ func (t *tx) follow(rec *record) (bool, error) {
 // somebody takes the right to write there, to name a peer the right to read. References that were there
 // before are not asked again.
 func (t *tx) linked(id api.ID, doc, previous api.Resource) error {
-	before := map[string]bool{}
+	known := map[string]bool{} // lower case
 	if previous != nil {
 		for _, ref := range api.References(previous) {
-			before[strings.ToLower(ref)] = true
+			known[strings.ToLower(ref)] = true
 		}
 	}
 	action := auth.Write
@@ -247,8 +263,12 @@ func (t *tx) linked(id api.ID, doc, previous api.Resource) error {
 		action = auth.Read
 	}
 	for _, ref := range api.References(doc) {
+		if known[strings.ToLower(ref)] {
+			continue // Validate has written them in full
+		}
+		known[strings.ToLower(ref)] = true
 		to, err := api.ParseID(ref, id)
-		if err != nil || to.Parent().Equal(id) || before[to.Key()] || t.who.May(action, to.Parent().String()) {
+		if err != nil || to.Parent().Equal(id) || t.who.May(action, to.Parent().String()) {
 			continue
 		}
 		if !t.who.May(auth.Read, to.Parent().String()) {

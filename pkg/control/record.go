@@ -33,7 +33,8 @@ type record struct {
 	// Derived by newRecord.
 	id    api.ID
 	key   string
-	json  []byte
+	raw   json.RawMessage // the resource
+	json  []byte          // of a stored
 	holds []hold
 	// backends are the addresses that a load balancer's pools name, in the network of its frontends.
 	backends []place
@@ -80,32 +81,49 @@ type stored struct {
 	Kept     kept            `json:"kept"`
 }
 
+// marshalStored is json.Marshal of a stored whose resource was marshalled before: that may be large, and is not looked through
+// again.
+func marshalStored(resource json.RawMessage, k kept) ([]byte, error) {
+	rest, err := json.Marshal(k)
+	if err != nil {
+		return nil, err
+	}
+	text := make([]byte, 0, len(resource)+len(rest)+32)
+	text = append(append(text, `{"resource":`...), resource...)
+	text = append(append(text, `,"kept":`...), rest...)
+	return append(text, '}'), nil
+}
+
 func newRecord(r api.Resource, k kept) (*record, error) {
 	id := api.IDOf(r)
 	if id.IsZero() {
 		return nil, fmt.Errorf("keep %q: not a resource id", r.Meta().ID)
 	}
 	rec := &record{resource: r, kept: k, id: id, key: id.Key()}
-	raw, err := json.Marshal(r)
-	if err != nil {
+	var err error
+	if rec.raw, err = json.Marshal(r); err != nil {
 		return nil, fmt.Errorf("keep %s: %w", id.Short(), err)
 	}
-	if rec.json, err = json.Marshal(stored{Resource: raw, Kept: k}); err != nil {
+	if rec.json, err = marshalStored(rec.raw, k); err != nil {
 		return nil, fmt.Errorf("keep %s: %w", id.Short(), err)
 	}
 	rec.holds = holdsOf(r, k)
 	if lb, ok := r.(*api.LoadBalancer); ok && len(rec.holds) > 0 {
 		rec.backends = backendsOf(lb, rec.holds[0].network)
 	}
-	seen := map[string]bool{}
+	seen, noted := map[string]bool{}, map[string]bool{} // as written, by key
 	for _, ref := range api.References(r) {
+		if seen[ref] {
+			continue
+		}
+		seen[ref] = true
 		to, err := api.ParseID(ref, api.ID{})
 		if err != nil {
 			continue // read-only references to what privlink does not manage
 		}
 		for _, key := range []string{to.Key(), to.Parent().Key()} {
-			if key != rec.key && !seen[key] && !strings.HasPrefix(key, rec.key+"/") {
-				seen[key] = true
+			if key != rec.key && !noted[key] && !strings.HasPrefix(key, rec.key+"/") {
+				noted[key] = true
 				rec.refs = append(rec.refs, key)
 			}
 		}
