@@ -35,6 +35,7 @@ type end struct {
 	writable    bool
 	urgent      bool // a byte of urgent data stops splice(2) here
 	ended       bool // epoll told of the end of the stream: it is to be read, whatever came before
+	watchedFull bool // epoll tells of room to write
 	asked       uint32
 	asking      bool // a keepalive probe is on its way since asked
 }
@@ -42,6 +43,7 @@ type end struct {
 // stream is one direction.
 type stream struct {
 	pipe   *pipe // while it holds data
+	bulk   bool  // pieces are large: spliced, not copied
 	ended  bool  // the sender's end of stream was read
 	passed bool  // and passed on
 }
@@ -65,7 +67,7 @@ func (l *loop) serve(fd int, peer netip.AddrPort) {
 	if err != nil {
 		l.counts.unknown.Add(1)
 		l.server.log.WithField("peer", peer).WithError(err).Debug("connection without a flow refused")
-		unix.Close(fd) // with a reset: it inherited the listener's linger
+		closeSocket(fd) // with a reset: it inherited the listener's linger
 		return
 	}
 	if err := l.server.occupancy.enter(identity.Link); err != nil {
@@ -74,7 +76,7 @@ func (l *loop) serve(fd int, peer netip.AddrPort) {
 		} else {
 			l.counts.linkLimited.Add(1)
 		}
-		unix.Close(fd)
+		closeSocket(fd)
 		return
 	}
 
@@ -82,13 +84,18 @@ func (l *loop) serve(fd int, peer netip.AddrPort) {
 	c.ends[backend].fd = -1
 	l.conns = append(l.conns, c)
 	l.counts.active.Add(1)
-	if err := l.adopt(c, client, fd); err != nil {
-		l.fail(c, err)
-		return
-	}
+	l.adopt(c, client, fd)
 	c.ends[client].local, c.ends[client].peer = l.server.config.Listen, peer
+	c.ends[client].writable = true
 	c.dial.targets = l.server.gateway.Targets(&c.identity, l.server.config.DialTargets)
 	l.dialNext(c)
+	if c.state == gone {
+		return
+	}
+	// Last: by now a backend on this machine has the header, and what epoll says at once can be moved.
+	if err := l.watchEnd(c, client, socketEvents); err != nil {
+		l.fail(c, err)
+	}
 }
 
 // ready takes what epoll says about one side.
@@ -135,8 +142,7 @@ func (l *loop) reset(c *conn) {
 func (l *loop) finish(c *conn) {
 	l.counts.finished.Add(1)
 	for which := range c.ends {
-		// Without this, close would throw away what the receiver has not acknowledged.
-		_ = unix.SetsockoptLinger(c.ends[which].fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+		lingerOff(c.ends[which].fd)
 	}
 	l.remove(c)
 }
@@ -166,16 +172,4 @@ func (l *loop) debug(c *conn, err error, message string) {
 	l.server.log.WithFields(logrus.Fields{
 		"link": c.identity.Link, "client": c.identity.Client, "endpoint": c.identity.Endpoint, "backend": c.dial.target,
 	}).WithError(err).Debug(message)
-}
-
-// socketError returns and clears a socket's pending error.
-func socketError(fd int) error {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
-		return err
-	}
-	if code == 0 {
-		return unix.ECONNRESET
-	}
-	return unix.Errno(code)
 }

@@ -2,6 +2,7 @@ package splice
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -56,18 +57,23 @@ func (l *loop) dialOne(c *conn) error {
 		}
 		c.dial.source = source
 	}
-	fd, err := inner.Connect(source, to)
+	fd, err := l.socket()
 	if err != nil {
 		return err
 	}
-	if err := l.adopt(c, backend, fd); err != nil {
+	l.adopt(c, backend, fd)
+	c.ends[backend].local, c.ends[backend].peer = source, to
+	if err := inner.Connect(fd, source, to); err != nil {
 		return err
 	}
-	c.ends[backend].local, c.ends[backend].peer = source, to
 	c.dial.deadline = l.now + seconds(l.server.config.DialTimeout)
 	// A backend on this machine has answered by now. If not, epoll will tell.
-	l.connected(c)
-	return nil
+	if err := l.greet(c); again(err) {
+		return l.watchEnd(c, backend, socketEvents|unix.EPOLLOUT)
+	} else if err != nil {
+		return err
+	}
+	return l.watchEnd(c, backend, socketEvents)
 }
 
 // dialDone takes the dial entry back; a flow that was opened with it stays.
@@ -92,29 +98,36 @@ func (l *loop) dialFailed(c *conn, err error) {
 	l.dialNext(c)
 }
 
-// connected writes the header, before anything else and in one write: the send buffer of a new
-// connection always has room for it.
+// connected goes on when epoll says that a backend may have accepted.
 func (l *loop) connected(c *conn) {
-	h := c.identity.header()
-	bytes := h.Append(l.buffer[:0])
-	n, err := unix.Write(c.ends[backend].fd, bytes)
-	if errors.Is(err, unix.EAGAIN) {
-		return // not yet connected
-	}
-	if err != nil {
+	switch err := l.greet(c); {
+	case again(err): // not yet connected
+	case err != nil:
 		// Refused, or reset before the header: another backend may do better.
 		l.dialFailed(c, err)
-		return
+	default:
+		l.move(c)
+	}
+}
+
+// greet writes the header, before anything else and in one write: the send buffer of a new
+// connection always has room for it. EAGAIN means that there is no connection yet.
+func (l *loop) greet(c *conn) error {
+	h := c.identity.header()
+	bytes := h.Append(l.buffer[:0])
+	n, err := send(c.ends[backend].fd, bytes)
+	if err != nil {
+		return err
 	}
 	if n != len(bytes) {
-		l.fail(c, unix.EMSGSIZE)
-		return
+		return fmt.Errorf("write PROXY header: %d of %d bytes", n, len(bytes))
 	}
+	c.ends[backend].writable = true
 	l.dialDone(c)
 	c.dial.targets = nil
 	c.state = open
 	c.moved = l.now
 	l.counts.opened.Add(1)
 	l.debug(c, nil, "connection opened")
-	l.move(c)
+	return nil
 }

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors: two per connection, two per pipe that holds data, the rest of the daemon's.
+// Descriptors: two per connection, two per pipe that holds data, the rest of the daemon's and the loops' own.
 const (
 	descriptorsPerConnection = 2
 	descriptorsPerPipe       = 2

@@ -1,15 +1,12 @@
 package splice
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
-	"runtime"
+	"os"
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +16,10 @@ import (
 const (
 	eventsPerWait   = 256
 	acceptsPerEvent = 64
-	// Registered once per socket, edge-triggered: no system call when interest changes.
-	socketEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
+	// What a socket is watched for, edge-triggered; from the first time it is full also for EPOLLOUT.
+	socketEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
+	// A loop's stock of sockets: entering the namespace costs more than making one.
+	stockSize = 16
 )
 
 // slot is what a descriptor stands for in a loop.
@@ -31,12 +30,17 @@ type slot struct {
 	generation int32
 }
 
-// loop is an event loop. Its goroutine owns everything except the queue of posted functions.
+// loop is an event loop. Its goroutine owns everything except the queue of posted functions. It waits for
+// its epoll through the runtime's own, as any goroutine does for a connection: a thread that blocks in
+// epoll_wait(2) instead gives up its processor and takes it back with every request, by futexes and the
+// runtime's monitor.
 type loop struct {
 	server   *Server
 	number   int
 	epoll    int
+	file     *os.File // of epoll, for the runtime
 	listener int
+	timer    int // timerfd, once a second
 	wake     int // eventfd
 	ports    *inner.Ports
 	slots    []slot // by descriptor
@@ -44,6 +48,7 @@ type loop struct {
 	again    []*conn // stopped by their budget, not by EAGAIN
 	asking   []*conn // with a keepalive probe on its way
 	free     []*pipe
+	stock    []int  // sockets of the namespace, unused
 	buffer   []byte // for headers, and for copying when there is no pipe
 	now      uint32 // seconds
 	ticked   uint32
@@ -59,7 +64,7 @@ type loop struct {
 
 func newLoop(s *Server, number int) (*loop, error) {
 	l := &loop{
-		server: s, number: number, epoll: -1, listener: -1, wake: -1,
+		server: s, number: number, epoll: -1, listener: -1, timer: -1, wake: -1,
 		ports: inner.NewPorts(number), buffer: make([]byte, copySize),
 	}
 	if err := l.open(); err != nil {
@@ -74,8 +79,19 @@ func (l *loop) open() error {
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("make epoll: %w", err)
 	}
+	if err := unix.SetNonblock(l.epoll, true); err != nil { // else os.NewFile would not wait by the runtime
+		return fmt.Errorf("make epoll non-blocking: %w", err)
+	}
+	l.file = os.NewFile(uintptr(l.epoll), "epoll")
 	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("make eventfd: %w", err)
+	}
+	if l.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		return fmt.Errorf("make timer: %w", err)
+	}
+	second := unix.NsecToTimespec(int64(time.Second))
+	if err := unix.TimerfdSettime(l.timer, 0, &unix.ItimerSpec{Interval: second, Value: second}, nil); err != nil {
+		return fmt.Errorf("start timer: %w", err)
 	}
 	err = l.server.inside(func() error {
 		l.listener, err = listen(l.server.config.Listen)
@@ -84,22 +100,37 @@ func (l *loop) open() error {
 	if err != nil {
 		return err
 	}
-	if err := l.watch(l.wake, unix.EPOLLIN); err != nil {
-		return err
+	for _, fd := range []int{l.wake, l.timer, l.listener} {
+		if err := l.watch(fd, unix.EPOLLIN); err != nil {
+			return err
+		}
 	}
-	return l.watch(l.listener, unix.EPOLLIN)
+	return nil
 }
 
-// watch adds a descriptor to the epoll set, with its slot's generation.
-func (l *loop) watch(fd int, events uint32) error {
-	event := unix.EpollEvent{Events: events, Fd: int32(fd)}
+// event is what epoll is asked for a descriptor, with its slot's generation.
+func (l *loop) event(fd int, events uint32) unix.EpollEvent {
+	e := unix.EpollEvent{Events: events, Fd: int32(fd)}
 	if fd < len(l.slots) {
-		event.Pad = l.slots[fd].generation
+		e.Pad = l.slots[fd].generation
 	}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+	return e
+}
+
+// watch adds a descriptor to the epoll set.
+func (l *loop) watch(fd int, events uint32) error {
+	event := l.event(fd, events)
+	if err := control(l.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 		return fmt.Errorf("add descriptor to epoll: %w", err)
 	}
 	return nil
+}
+
+// watchEnd adds one side's socket to the epoll set.
+func (l *loop) watchEnd(c *conn, which side, events uint32) error {
+	e := &c.ends[which]
+	e.watchedFull = events&unix.EPOLLOUT != 0
+	return l.watch(e.fd, events)
 }
 
 // post hands fn to the loop's goroutine; false if that has ended.
@@ -127,7 +158,11 @@ func (l *loop) takePosted(last bool) []func() {
 
 func (l *loop) close() {
 	l.takePosted(true)
-	for _, fd := range []*int{&l.epoll, &l.listener, &l.wake} {
+	if l.file != nil {
+		_ = l.file.Close() // and with it epoll
+		l.file, l.epoll = nil, -1
+	}
+	for _, fd := range []*int{&l.epoll, &l.listener, &l.timer, &l.wake} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1
@@ -137,46 +172,44 @@ func (l *loop) close() {
 
 // run serves until stopping, then resets what is left.
 func (l *loop) run() error {
-	// The thread stays in the inner namespace and ends with this goroutine.
-	runtime.LockOSThread()
-	if l.server.namespace != nil {
-		if err := l.server.namespace.Enter(); err != nil {
-			return fmt.Errorf("run event loop %d: %w", l.number, err)
-		}
-	} else {
-		runtime.UnlockOSThread()
-	}
 	defer l.end()
-
-	events := make([]unix.EpollEvent, eventsPerWait)
-	for !l.stopping {
-		n, err := unix.EpollWait(l.epoll, events, l.patience())
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("run event loop %d: wait: %w", l.number, err)
-		}
-		l.now = l.server.now()
-		pressed := false
-		for i := range max(n, 0) {
-			pressed = pressed || int(events[i].Fd) == l.listener
-			l.handle(&events[i])
-		}
-		l.pressed = pressed
-		l.continueStopped()
-		if l.now != l.ticked {
-			l.ticked = l.now
-			l.tick()
-		}
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("run event loop %d: %w", l.number, err)
 	}
-	return nil
+	events := make([]unix.EpollEvent, eventsPerWait)
+	var failure error
+	// The runtime calls this whenever something may have happened, and waits when it returns false.
+	err = raw.Read(func(uintptr) bool {
+		for !l.stopping && failure == nil {
+			n, err := poll(l.epoll, events)
+			if err != nil {
+				failure = fmt.Errorf("run event loop %d: poll: %w", l.number, err)
+			}
+			l.turn(events[:n])
+			if n == 0 && len(l.again) == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	return errors.Join(failure, err)
 }
 
-// patience is how long to wait for events, in milliseconds: until the next second.
-func (l *loop) patience() int {
-	if len(l.again) > 0 {
-		return 0
+// turn handles what happened, and what the last turn left over.
+func (l *loop) turn(events []unix.EpollEvent) {
+	l.now = l.server.now()
+	pressed := false
+	for i := range events {
+		pressed = pressed || int(events[i].Fd) == l.listener
+		l.handle(&events[i])
 	}
-	elapsed := time.Since(l.server.start) % time.Second
-	return int((time.Second-elapsed)/time.Millisecond) + 1
+	l.pressed = pressed
+	l.continueStopped()
+	if l.now != l.ticked {
+		l.ticked = l.now
+		l.tick()
+	}
 }
 
 // end resets every connection and answers whoever still waits.
@@ -189,6 +222,10 @@ func (l *loop) end() {
 		l.discard(p)
 	}
 	l.free = nil
+	for _, fd := range l.stock {
+		closeSocket(fd)
+	}
+	l.stock = nil
 }
 
 func (l *loop) handle(event *unix.EpollEvent) {
@@ -196,6 +233,10 @@ func (l *loop) handle(event *unix.EpollEvent) {
 	switch fd {
 	case l.listener:
 		l.accept()
+		return
+	case l.timer:
+		var expirations [8]byte
+		_, _ = unix.Read(l.timer, expirations[:]) // turn looks at the clock anyway
 		return
 	case l.wake:
 		var counter [8]byte
@@ -244,27 +285,36 @@ func (l *loop) accept() {
 	}
 }
 
-// accept is accept4(2) for IPv4. unix.Accept4 makes another system call to learn the protocol.
-func accept(listener int) (fd int, peer netip.AddrPort, err error) {
-	var address unix.RawSockaddrInet4
-	size := uint32(unsafe.Sizeof(address))
-	n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&address)), uintptr(unsafe.Pointer(&size)),
-		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
-	if errno != 0 {
-		return -1, netip.AddrPort{}, errno
-	}
-	port := *(*[2]byte)(unsafe.Pointer(&address.Port)) // network order
-	return int(n), netip.AddrPortFrom(netip.AddrFrom4(address.Addr), binary.BigEndian.Uint16(port[:])), nil
-}
-
-// adopt makes a descriptor one side of a connection and watches it.
-func (l *loop) adopt(c *conn, which side, fd int) error {
+// adopt makes a descriptor one side of a connection. It is not watched yet.
+func (l *loop) adopt(c *conn, which side, fd int) {
 	for fd >= len(l.slots) {
 		l.slots = append(l.slots, slot{})
 	}
 	l.slots[fd].conn, l.slots[fd].side = c, which
 	c.ends[which].fd = fd
-	return l.watch(fd, socketEvents)
+}
+
+// socket takes one from the stock, which it fills first when it is empty.
+func (l *loop) socket() (int, error) {
+	if len(l.stock) == 0 {
+		err := l.server.inside(func() error {
+			for range stockSize {
+				fd, err := inner.Socket()
+				if err != nil {
+					return err
+				}
+				l.stock = append(l.stock, fd)
+			}
+			return nil
+		})
+		if len(l.stock) == 0 {
+			return -1, err
+		}
+	}
+	last := len(l.stock) - 1
+	fd := l.stock[last]
+	l.stock = l.stock[:last]
+	return fd, nil
 }
 
 // release closes one side's descriptor; its events that are still to come mean nothing.
@@ -276,7 +326,7 @@ func (l *loop) release(c *conn, which side) {
 	c.ends[which] = end{fd: -1}
 	l.slots[fd].conn = nil
 	l.slots[fd].generation++
-	unix.Close(fd)
+	closeSocket(fd)
 }
 
 // cut resets the connections that match.

@@ -1,7 +1,7 @@
 package splice
 
 import (
-	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +16,9 @@ const (
 	keptPipes = 16
 	// copySize is the piece copied when there is no pipe.
 	copySize = 64 << 10
+	// smallSize is the largest piece that is copied although there is a pipe: two calls that copy cost less
+	// than two that hand pages on. The smallest pipe, of two pages, can hold it.
+	smallSize = 8 << 10
 )
 
 // pipe carries bytes between sockets inside the kernel.
@@ -69,14 +72,14 @@ func (l *loop) pump(c *conn, from side) (outcome, error) {
 			if c.streams[from.other()].passed {
 				return waiting, nil // closing says the same
 			}
-			return stopped(unix.Shutdown(sink.fd, unix.SHUT_WR))
+			return stopped(shut(sink.fd))
 		}
 		if !source.readable {
 			return waiting, nil
 		}
 		n, err := l.fill(c, from)
 		switch {
-		case errors.Is(err, unix.EAGAIN):
+		case again(err):
 			return waiting, nil
 		case err != nil:
 			return broken, err
@@ -106,9 +109,8 @@ func (l *loop) drain(c *conn, from side) (blocked bool, err error) {
 		}
 		n, err := splice(s.pipe.read, sink.fd, s.pipe.held)
 		switch {
-		case errors.Is(err, unix.EAGAIN):
-			sink.writable = false
-			return true, nil
+		case again(err):
+			return true, l.full(c, from.other())
 		case err != nil:
 			return false, err
 		}
@@ -118,8 +120,8 @@ func (l *loop) drain(c *conn, from side) (blocked bool, err error) {
 	return false, nil
 }
 
-// fill takes bytes from a stream's source: into its empty pipe, or if there is none straight to
-// the sink. As only an empty pipe is filled, EAGAIN means a socket and never the pipe. 0 bytes
+// fill takes bytes from a stream's source: large pieces into its empty pipe, small ones straight to the
+// sink. As only an empty pipe is filled, EAGAIN means a socket and never the pipe. 0 bytes
 // without an error is the end of the stream.
 func (l *loop) fill(c *conn, from side) (int, error) {
 	s, source := &c.streams[from], &c.ends[from]
@@ -127,14 +129,17 @@ func (l *loop) fill(c *conn, from side) (int, error) {
 		s.pipe = l.takePipe()
 	}
 	if s.pipe == nil || source.urgent {
+		return l.peek(c, from)
+	}
+	if !s.bulk {
 		return l.copy(c, from)
 	}
 	n, err := splice(source.fd, s.pipe.write, pipeSize)
 	if err != nil {
-		source.readable = !errors.Is(err, unix.EAGAIN)
+		source.readable = !again(err)
 		return 0, err
 	}
-	s.pipe.held = n
+	s.pipe.held, s.bulk = n, n >= smallSize
 	if n < s.pipe.slots && !source.ended && n > 0 {
 		// Every byte could have taken a slot of the pipe, and some are free: the socket is empty.
 		// What comes later is told by epoll.
@@ -143,31 +148,82 @@ func (l *loop) fill(c *conn, from side) (int, error) {
 	return n, nil
 }
 
-// copy moves one piece through memory: when no pipe is to be had, and past urgent data, at which
-// splice(2) stops. What the sink does not take stays with the source.
+// copy moves a small piece through memory. What the sink does not take waits in the pipe.
 func (l *loop) copy(c *conn, from side) (int, error) {
+	s, source, sink := &c.streams[from], &c.ends[from], &c.ends[from.other()]
+	n, err := receive(source.fd, l.buffer[:smallSize], 0)
+	if err != nil || n == 0 {
+		source.readable = !again(err)
+		return 0, err
+	}
+	s.bulk = n == smallSize
+	if !s.bulk && !source.ended {
+		source.readable = false // it had less than was asked for
+	}
+	sent := 0
+	if sink.writable {
+		if sent, err = send(sink.fd, l.buffer[:n]); again(err) {
+			err = l.full(c, from.other())
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if sent == n {
+		return n, nil
+	}
+	held, err := unix.Write(s.pipe.write, l.buffer[sent:n])
+	if err == nil && held != n-sent {
+		err = unix.EMSGSIZE
+	}
+	s.pipe.held = n - sent
+	return n, err
+}
+
+// peek moves one piece through memory when no pipe is to be had, and past urgent data, at which
+// splice(2) stops. What the sink does not take stays with the source.
+func (l *loop) peek(c *conn, from side) (int, error) {
 	source, sink := &c.ends[from], &c.ends[from.other()]
 	if !sink.writable {
 		return 0, unix.EAGAIN
 	}
-	n, _, err := unix.Recvfrom(source.fd, l.buffer, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	n, err := receive(source.fd, l.buffer, unix.MSG_PEEK)
 	if err != nil || n == 0 {
-		if errors.Is(err, unix.EAGAIN) {
+		if again(err) {
 			source.readable, source.urgent = false, false
 		}
 		return 0, err
 	}
-	sent, err := unix.SendmsgN(sink.fd, l.buffer[:n], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+	sent, err := send(sink.fd, l.buffer[:n])
+	if again(err) {
+		if failure := l.full(c, from.other()); failure != nil {
+			return 0, failure
+		}
+	}
 	if err != nil {
-		sink.writable = !errors.Is(err, unix.EAGAIN)
 		return 0, err
 	}
 	// Read what was sent: it is there, so nothing less comes.
-	if _, _, err := unix.Recvfrom(source.fd, l.buffer[:sent], unix.MSG_DONTWAIT); err != nil {
+	if _, err := receive(source.fd, l.buffer[:sent], 0); err != nil {
 		return 0, err
 	}
 	l.counts.copied.Add(1)
 	return sent, nil
+}
+
+// full notes that a socket takes no more, and has epoll tell when it does.
+func (l *loop) full(c *conn, which side) error {
+	e := &c.ends[which]
+	e.writable = false
+	if e.watchedFull {
+		return nil
+	}
+	e.watchedFull = true
+	event := l.event(e.fd, socketEvents|unix.EPOLLOUT)
+	if err := control(l.epoll, unix.EPOLL_CTL_MOD, e.fd, &event); err != nil {
+		return fmt.Errorf("watch a full socket: %w", err)
+	}
+	return nil
 }
 
 func (l *loop) count(c *conn, from side, n int) {
@@ -231,15 +287,4 @@ func (l *loop) discard(p *pipe) {
 	unix.Close(p.write)
 	l.counts.pipes.Add(^uint64(0))
 	l.server.pipes.Add(1)
-}
-
-// splice moves up to size bytes, without blocking. The sockets are non-blocking themselves, which
-// SPLICE_F_NONBLOCK alone would not make them.
-func splice(from, to, size int) (int, error) {
-	for {
-		n, err := unix.Splice(from, nil, to, nil, size, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
-		if !errors.Is(err, unix.EINTR) {
-			return int(n), err
-		}
-	}
 }

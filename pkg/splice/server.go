@@ -45,8 +45,6 @@ type Config struct {
 type Namespace interface {
 	// Do runs fn inside, on a thread that comes back.
 	Do(fn func() error) error
-	// Enter moves the calling thread inside for good.
-	Enter() error
 }
 
 // Server is the splice: a listener and its event loops.

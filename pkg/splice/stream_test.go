@@ -262,9 +262,12 @@ func TestStream_UrgentByte_ArrivesInLine(t *testing.T) {
 	transfer(t, consumer, server, 1<<20)
 }
 
+// stock is how many unused sockets the rig's two loops may hold.
+const stock = 2 * stockSize
+
 func TestStream_IdleConnection_HoldsTwoDescriptors(t *testing.T) {
 	r := startRig(t, nil)
-	const count = 50
+	const count = 200
 	before := descriptors(t)
 	for range count {
 		consumer, server := r.pair()
@@ -276,8 +279,8 @@ func TestStream_IdleConnection_HoldsTwoDescriptors(t *testing.T) {
 		t.Errorf("%d descriptors of pipes are kept", kept)
 	}
 	// The client's and the backend's descriptors are this process's too.
-	if got := descriptors(t) - before - 2*count - kept; got != 2*count {
-		t.Errorf("%d connections hold %d descriptors, want two each", count, got)
+	if got := descriptors(t) - before - 2*count - kept; got < 2*count || got > 2*count+stock {
+		t.Errorf("%d connections hold %d descriptors, want two each and at most %d in stock", count, got, stock)
 	}
 }
 
@@ -310,6 +313,6 @@ func TestStream_ManyShortConnections_NothingLeaks(t *testing.T) {
 	}
 	eventually(t, "all ended", func() bool { s := r.server.Stats(); return s.Finished == 500 && s.Active == 0 })
 	eventually(t, "descriptors given back", func() bool {
-		return descriptors(t) <= before+2*int(r.server.Stats().Pipes)
+		return descriptors(t) <= before+2*int(r.server.Stats().Pipes)+stock
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Dialer makes ordinary connections out of the inner VNet through dial entries: for probes.
@@ -64,7 +66,12 @@ func (d *Dialer) serve() {
 		case <-d.stop:
 			return
 		case r := <-d.requests:
-			fd, err := Connect(r.source, r.to)
+			fd, err := Socket()
+			if err == nil {
+				if err = Connect(fd, r.source, r.to); err != nil {
+					unix.Close(fd)
+				}
+			}
 			r.reply <- reply{fd, err}
 		}
 	}

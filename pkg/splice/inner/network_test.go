@@ -176,7 +176,10 @@ func TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := n.Do(func() error {
-			fd, err := Connect(source, to)
+			fd, err := Socket()
+			if err == nil {
+				err = Connect(fd, source, to)
+			}
 			if err != nil {
 				return err
 			}

@@ -1,49 +1,65 @@
 package inner
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Connect makes a socket with the options of this package and starts to connect it; the
-// calling thread is inside the namespace. The socket is non-blocking: writable means
-// connected or failed (SO_ERROR). source may be the zero value, for any address.
-func Connect(source, to netip.AddrPort) (fd int, err error) {
+// Socket makes a socket for Connect; the calling thread is inside the namespace.
+func Socket() (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return -1, fmt.Errorf("make socket: %w", os.NewSyscallError("socket", err))
 	}
-	if err := prepare(fd, source, to); err != nil {
+	for _, o := range []struct {
+		name                 string
+		level, option, value int
+	}{
+		{"nodelay", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		// The handshake's last ACK waits for the first bytes, which follow at once, and goes with them.
+		{"quickack", unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0},
+		// Other connections may have the same source port, to other far addresses.
+		{"reuseaddr", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
+	} {
+		if err := unix.SetsockoptInt(fd, o.level, o.option, o.value); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("set %s: %w", o.name, err)
+		}
+	}
+	// Until an orderly close: a connection whose proxy dies ends with a reset.
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		unix.Close(fd)
-		return -1, err
+		return -1, fmt.Errorf("set linger: %w", err)
 	}
 	return fd, nil
 }
 
-func prepare(fd int, source, to netip.AddrPort) error {
-	// Until an orderly close: a connection whose proxy dies ends with a reset.
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
-		return fmt.Errorf("set linger: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
-		return fmt.Errorf("set nodelay: %w", err)
-	}
+// Connect starts to connect a Socket, on any thread: writable means connected or failed (SO_ERROR).
+// source may be the zero value, for any address. It does not block, so that the scheduler is not told
+// of its system calls.
+func Connect(fd int, source, to netip.AddrPort) error {
 	if source.IsValid() {
-		// Other connections may have the same source port, to other far addresses.
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-			return fmt.Errorf("set reuseaddr: %w", err)
-		}
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: source.Addr().As4(), Port: int(source.Port())}); err != nil {
-			return fmt.Errorf("bind %v: %w", source, err)
+		a := rawAddress(source)
+		if _, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a)); errno != 0 {
+			return fmt.Errorf("bind %v: %w", source, errno)
 		}
 	}
-	err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())})
-	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return fmt.Errorf("connect to %v: %w", to, err)
+	a := rawAddress(to)
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a))
+	if errno != 0 && !errors.Is(errno, unix.EINPROGRESS) {
+		return fmt.Errorf("connect to %v: %w", to, errno)
 	}
 	return nil
+}
+
+func rawAddress(a netip.AddrPort) unix.RawSockaddrInet4 {
+	raw := unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: a.Addr().As4()}
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&raw.Port))[:], a.Port())
+	return raw
 }
