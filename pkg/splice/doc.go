@@ -12,11 +12,12 @@
 //     streams have ended in order, closing a socket resets it, so that the death of the process
 //     never looks like a finished answer;
 //   - an idle connection holds two descriptors; pipes are held only while they hold data;
-//   - an event loop owns its connections: nothing else touches them.
+//   - an event loop owns its connections: nothing else touches them; none of its system calls blocks,
+//     and it waits as a goroutine waits for a connection.
 //
 // Files: gateway.go what the dataplane must offer, server.go life cycle and limits, loop.go
 // the event loop, conn.go a connection's states, dial.go the way to a backend, pump.go moving
-// data, idle.go timeouts. How servers read the header: SERVERS.md.
+// data, call.go system calls, idle.go timeouts. How servers read the header: SERVERS.md.
 //
 // The package imports pkg/splice/inner, pkg/splice/header, logrus, client_golang and x/sys. The dataplane
 // implements Gateway; splice does not import it. Tests need root: go test ./pkg/splice
