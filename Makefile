@@ -15,10 +15,6 @@ TEST_PARALLEL ?= 2
 # Restricts `make test` and `make lint` to some packages: make test PKG=./pkg/lab/...
 PKG ?= ./...
 
-# Hooks in which restarts are tested. In XDP about one restart in six still loses some packets of a steady
-# stream (no connection breaks): known and open. `make test FAULTS_RESTART_HOOKS=xdp` shows it.
-export FAULTS_RESTART_HOOKS ?= tcx,clsact
-
 # scripts/setup leaves a link to the Go toolchain it fetched in .cache/go; where it found one, PATH has it.
 export PATH := $(CURDIR)/.cache/go/bin:$(PATH):/usr/local/go/bin
 # A go command must not fetch another toolchain behind our back: setup has chosen one.

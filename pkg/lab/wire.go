@@ -15,6 +15,9 @@ type EndOptions struct {
 	Addr string   // with prefix length, "10.0.1.4/16"
 	Off  []string // features switched off, as for SetFeatures
 	On   []string // features switched on, after Off
+	// Queue gives the end a queue of packets that waits while the peer's ring is full, as a NIC has and a veth has
+	// not: a veth without drops what its peer (one with XDP or GRO, 256 places) has not fetched yet. From Linux 6.16.
+	Queue bool
 }
 
 // VethOptions describe a veth pair.
@@ -57,6 +60,9 @@ func (l *Lab) Veth(a *Namespace, nameA string, b *Namespace, nameB string, o Vet
 	}{{a, nameA, o.A}, {b, nameB, o.B}} {
 		end.n.SetFeatures(end.name, false, end.o.Off...)
 		end.n.SetFeatures(end.name, true, end.o.On...)
+		if end.o.Queue {
+			end.n.queue(end.name)
+		}
 		end.n.Up(end.name)
 		if end.o.Addr != "" {
 			end.n.Addr(end.name, end.o.Addr)
@@ -64,6 +70,18 @@ func (l *Lab) Veth(a *Namespace, nameA string, b *Namespace, nameB string, o Vet
 	}
 	a.WaitUp(nameA)
 	b.WaitUp(nameB)
+}
+
+// queue puts a FIFO of as many packets as the interface's tx queue length in front of it.
+func (n *Namespace) queue(ifname string) {
+	n.lab.tb.Helper()
+	fifo := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: n.Link(ifname).Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(1, 0)},
+		QdiscType:  "pfifo",
+	}
+	if err := n.links.QdiscAdd(fifo); err != nil {
+		n.fatal("queue packets on", ifname, err)
+	}
 }
 
 // WaitUp waits until the interface has its carrier and passes packets.

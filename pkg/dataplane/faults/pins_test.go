@@ -51,7 +51,7 @@ func (r *rig) unpin(pins []string) {
 }
 
 func TestPins_RemovedWhileRunning_ComeBackAndNothingLost(t *testing.T) {
-	for name, o := range restartHooks() {
+	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
 			d := r.newDaemon()
@@ -79,7 +79,7 @@ func TestPins_RemovedWhileRunning_ComeBackAndNothingLost(t *testing.T) {
 }
 
 func TestPins_FilesystemUnmounted_IsMountedAgainAndNothingLost(t *testing.T) {
-	for name, o := range restartHooks() {
+	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
 			// A mount of its own, as /sys/fs/bpf is everybody's.
@@ -107,7 +107,7 @@ func TestPins_FilesystemUnmounted_IsMountedAgainAndNothingLost(t *testing.T) {
 
 // Whatever pins of maps and programs disappear while no daemon runs, the attached programs know the maps.
 func TestPins_RemovedWhileStopped_NextStartFindsTheMaps(t *testing.T) {
-	for name, o := range restartHooks() {
+	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
 			d := r.newDaemon()

@@ -1,9 +1,7 @@
 package faults
 
 import (
-	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,30 +17,16 @@ var hooks = map[string]rigOptions{
 	"xdp":    {consumers: 2, mode: dataplane.ModeXDP, wire: wire()},
 }
 
-// restartHooks are those in which restarts and repairs are tested: all, or those that FAULTS_RESTART_HOOKS
-// names, separated by commas.
-func restartHooks() map[string]rigOptions {
-	only := os.Getenv("FAULTS_RESTART_HOOKS")
-	if only == "" {
-		return hooks
-	}
-	chosen := make(map[string]rigOptions)
-	for _, name := range strings.Split(only, ",") {
-		chosen[name] = hooks[name]
-	}
-	return chosen
-}
-
 func TestRestart_KilledManyTimes_NothingLost(t *testing.T) {
 	kills := times(t, "FAULTS_KILLS", 100)
-	for name, o := range restartHooks() {
+	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
 			d := r.newDaemon()
 			d.start()
 			r.load(load.Options{})
 			var took []time.Duration
-			for range kills / len(restartHooks()) {
+			for range kills / len(hooks) {
 				d.process.Kill()
 				r.more(1)
 				d.start()
@@ -81,7 +65,7 @@ func TestRestart_KilledWhileStarting_NothingLost(t *testing.T) {
 
 func TestUpgrade_ManyTimes_OtherProgramsAndNothingLost(t *testing.T) {
 	upgrades := times(t, "FAULTS_UPGRADES", 20)
-	for name, o := range restartHooks() {
+	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
 			d := r.newDaemon()

@@ -32,10 +32,11 @@ type rigOptions struct {
 	noTCX     bool
 }
 
-// wire makes a veth look like a cable: complete checksums, no segmentation, and ends that take XDP frames.
+// wire makes a veth look like a cable: complete checksums, no segmentation, a sender that waits while the other
+// end is busy, and ends that take XDP frames.
 func wire() lab.VethOptions {
 	return lab.VethOptions{B: lab.EndOptions{
-		Off: []string{"tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-generic-segmentation"}, On: []string{"rx-gro"},
+		Off: []string{"tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-generic-segmentation"}, On: []string{"rx-gro"}, Queue: true,
 	}}
 }
 
