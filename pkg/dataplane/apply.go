@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/privlink/privlink/pkg/neigh"
-	"golang.org/x/sys/unix"
 )
 
 // Apply makes the kernel match state. It is idempotent, attaches what can be attached, and
@@ -166,106 +164,6 @@ func (d *Dataplane) writeBackends(p *plan) error {
 		d.k.backends.store(slot, b, wordBackend)
 	}
 	return nil
-}
-
-// writeRules writes the rules and swaps the Maglev tables that change. All tables are made first, and the
-// swaps go in one call, as the kernel waits for all running programs once per call.
-func (d *Dataplane) writeRules(p *plan) (err error) {
-	var slots, fds []uint32
-	var made []*ebpf.Map
-	defer func() {
-		for _, m := range made {
-			err = errors.Join(err, m.Close()) // the outer map holds them
-		}
-	}()
-	seed := d.k.config.load(0).MaglevSeed
-	for slot, rule := range p.rules {
-		if old := d.k.rules.load(slot); old.Ident == rule.Ident && old.Balance == rule.Balance {
-			continue
-		}
-		m, err := d.k.newTable(p.tables[slot].build(seed))
-		if err != nil {
-			return fmt.Errorf("make the Maglev table of rule slot %d: %w", slot, err)
-		}
-		made = append(made, m)
-		slots = append(slots, slot)
-		fds = append(fds, uint32(m.FD()))
-	}
-	if err := d.k.putTables(slots, fds); err != nil {
-		return err
-	}
-	for slot, rule := range p.rules {
-		d.k.rules.store(slot, rule, wordRule)
-	}
-	return nil
-}
-
-// newTable makes an inner map: element 0 is the number of places. It is empty for a rule that has
-// no backend now.
-func (k *kernel) newTable(places []uint32) (*ebpf.Map, error) {
-	spec := k.maglevSpec.Copy()
-	spec.MaxEntries = uint32(len(places) + 1)
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, err
-	}
-	const stride = 8 // the kernel rounds elements up
-	mem, err := mapWords(m, stride)
-	if err != nil {
-		return nil, errors.Join(err, m.Close())
-	}
-	words := unsafe.Slice((*uint64)(unsafe.Pointer(&mem[0])), len(places)+1)
-	words[0] = uint64(len(places)) // little endian: the value is the lower half
-	for i, slot := range places {
-		words[i+1] = uint64(slot)
-	}
-	if err := unix.Munmap(mem); err != nil {
-		return nil, errors.Join(fmt.Errorf("unmap a table: %w", err), m.Close())
-	}
-	return m, nil
-}
-
-// putTables swaps tables, in one call where the kernel can.
-func (k *kernel) putTables(slots, fds []uint32) error {
-	if len(slots) > 1 {
-		_, err := k.maps[mapMaglev].BatchUpdate(slots, fds, nil)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, ebpf.ErrNotSupported) {
-			return fmt.Errorf("swap %d Maglev tables: %w", len(slots), err)
-		}
-	}
-	for i, slot := range slots {
-		if err := k.maps[mapMaglev].Put(slot, fds[i]); err != nil {
-			return fmt.Errorf("swap the Maglev table of rule slot %d: %w", slot, err)
-		}
-	}
-	return nil
-}
-
-// dropTables gives up tables. Many are swapped for one empty table that all share: a deletion waits for all running
-// programs, once for each, and no call deletes several.
-func (k *kernel) dropTables(slots []uint32) (err error) {
-	switch len(slots) {
-	case 0:
-		return nil
-	case 1:
-		if err := k.maps[mapMaglev].Delete(slots[0]); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("remove the Maglev table of rule slot %d: %w", slots[0], err)
-		}
-		return nil
-	}
-	empty, err := k.newTable(nil)
-	if err != nil {
-		return fmt.Errorf("make an empty Maglev table: %w", err)
-	}
-	defer func() { err = errors.Join(err, empty.Close()) }()
-	fds := make([]uint32, len(slots))
-	for i := range fds {
-		fds[i] = uint32(empty.FD())
-	}
-	return k.putTables(slots, fds)
 }
 
 func (d *Dataplane) writeRuleIndex(p *plan) error {

@@ -71,12 +71,14 @@ func TestDifferences_AfterApply_NoneAndEachDamageIsFound(t *testing.T) {
 			return func() { k.natsets.store(slot, was, wordNatset) }
 		},
 		"backends [slot 77 of another], should be": func() func() {
-			built := g.d.plan.tables[rule].build(k.config.load(0).MaglevSeed)
+			members := g.d.plan.tables[rule]
+			built := members.places(members.choose(k.config.load(0).MaglevSeed))
 			table([]uint32{77})
 			return func() { table(built) }
 		},
 		"backends [], should be": func() func() {
-			built := g.d.plan.tables[rule].build(k.config.load(0).MaglevSeed)
+			members := g.d.plan.tables[rule]
+			built := members.places(members.choose(k.config.load(0).MaglevSeed))
 			change(k.maps[mapMaglev].Delete(rule))
 			return func() { table(built) }
 		},

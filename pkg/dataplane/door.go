@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,6 +40,7 @@ type doorTarget struct {
 	slot         uint32 // of the rule
 	nat          uint32
 	distribution Distribution
+	targets      []uint32 // slots
 	backends     map[netip.Addr]uint32
 	table        *maglevTable // of the real targets, whatever the kernel has for the rule
 }
@@ -72,24 +74,23 @@ func (d *Dataplane) openDoor(p *plan) {
 		for j := range rs.Rules {
 			r := &rs.Rules[j]
 			key := doorRule{rs.Key, r.Key}
-			t := doorTarget{
-				slot: d.rules.find(ruleIdent(rs.Key, r.Key)), nat: p.nats[rs.Key], distribution: r.Distribution,
-				backends: make(map[netip.Addr]uint32, len(r.Targets)),
-			}
-			var m members
-			for _, target := range r.Targets {
-				slot := d.backends.find(backendIdent(rs, r, target))
-				t.backends[target.Addr] = slot
-				if r.Proxy && target.Healthy && !target.NoNew && p.backends[slot].State == uint8(bpfBackendStateBACKEND_UP) {
-					m.add(r, target, slot)
+			slot := d.rules.find(ruleIdent(rs.Key, r.Key))
+			t := doorTarget{slot: slot, nat: p.nats[rs.Key], distribution: r.Distribution, targets: p.targets[slot]}
+			if old != nil && slices.Equal(old.rules[key].targets, t.targets) {
+				t.backends = old.rules[key].backends // a slot stays a backend's from one apply to the next
+			} else {
+				t.backends = make(map[netip.Addr]uint32, len(r.Targets))
+				for i, at := range t.targets {
+					t.backends[r.Targets[i].Addr] = at
 				}
 			}
 			if r.Proxy {
+				m := p.proxied(rs, r, t.targets)
 				signed := m.signature()
 				if old != nil && old.rules[key].table != nil && old.rules[key].table.signed == signed {
 					t.table = old.rules[key].table
 				} else {
-					t.table = &maglevTable{m, signed, m.build(d.k.config.load(0).MaglevSeed)}
+					t.table = &maglevTable{m, signed, m.places(m.choose(d.k.config.load(0).MaglevSeed))}
 				}
 			}
 			style, err := header.ParseStyle(r.ProxyTLV)
@@ -104,15 +105,18 @@ func (d *Dataplane) openDoor(p *plan) {
 	d.door.Store(v)
 }
 
-func backendIdent(rs *RuleSet, r *Rule, t Target) uint64 {
-	return ident("backend", rs.Key, r.Key, t.Pool, t.Addr.String(), strconv.Itoa(int(r.BackendPort)))
-}
-
-// add enters one backend. Its name, not its slot, decides its places: they are the same on every node.
-func (m *members) add(r *Rule, t Target, slot uint32) {
-	m.names = append(m.names, t.Pool+"|"+t.Addr.String()+"|"+strconv.Itoa(int(r.BackendPort)))
-	m.weights = append(m.weights, max(t.Weight, 1))
-	m.slots = append(m.slots, slot)
+// proxied are the targets of a rule with PROXY that take new flows; in the kernel's table the listener stands for them.
+func (p *plan) proxied(rs *RuleSet, r *Rule, slots []uint32) members {
+	m := members{port: strconv.Itoa(int(r.BackendPort))}
+	idents := newBackendIdents(rs, r)
+	for i, slot := range slots {
+		t := &r.Targets[i]
+		if t.Healthy && !t.NoNew && p.backends[slot].State == uint8(bpfBackendStateBACKEND_UP) {
+			id, name := idents.of(t)
+			m.list = append(m.list, member{t.Pool, t.Addr, max(t.Weight, 1), slot, id, name})
+		}
+	}
+	return m
 }
 
 // enter keeps the kernel's memory mapped until the returned function is called; false when closed.
@@ -208,7 +212,7 @@ func (d *Dataplane) Targets(id *splice.Identity, limit int) []netip.AddrPort {
 	seen := make(map[uint32]bool, limit)
 	places := t.table.places
 	at := int(uint64(d.k.balance(id, t.distribution)) * uint64(len(places)) >> 32)
-	for i := 0; i < len(places) && len(targets) < min(limit, len(t.table.members.slots)); i++ {
+	for i := 0; i < len(places) && len(targets) < min(limit, len(t.table.members.list)); i++ {
 		slot := places[(at+i)%len(places)]
 		if seen[slot] {
 			continue
@@ -229,20 +233,13 @@ func (d *Dataplane) Targets(id *splice.Identity, limit int) []netip.AddrPort {
 
 // balance is balance_hash of bpf/balance.h.
 func (k *kernel) balance(id *splice.Identity, distribution Distribution) uint32 {
-	mix := func(h uint64) uint64 {
-		h ^= h >> 32
-		h *= 0x9fb21c651e98df25
-		h ^= h >> 29
-		h *= 0xd6e8feb86659fd93
-		return h ^ h>>32
-	}
 	seed := k.config.load(0).MaglevSeed
-	h := mix(seed[0] ^ (uint64(id.LinkID)<<32 | uint64(netOrder(id.Client.Addr()))))
+	h := mix64(seed[0] ^ (uint64(id.LinkID)<<32 | uint64(netOrder(id.Client.Addr()))))
 	switch distribution {
 	case DistributionSourceIPProtocol:
-		h = mix(h ^ seed[1] ^ uint64(ProtocolTCP))
+		h = mix64(h ^ seed[1] ^ uint64(ProtocolTCP))
 	case Distribution5Tuple:
-		h = mix(h ^ seed[1] ^ (uint64(ProtocolTCP)<<32 | uint64(portOrder(id.Client.Port()))<<16 | uint64(portOrder(id.Endpoint.Port()))))
+		h = mix64(h ^ seed[1] ^ (uint64(ProtocolTCP)<<32 | uint64(portOrder(id.Client.Port()))<<16 | uint64(portOrder(id.Endpoint.Port()))))
 	}
 	return uint32(h >> 32)
 }

@@ -4,11 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
-	"github.com/privlink/privlink/pkg/maglev"
 	"github.com/privlink/privlink/pkg/neigh"
 	"github.com/privlink/privlink/pkg/splice"
 )
@@ -46,6 +44,9 @@ type plan struct {
 	everyPort map[Address]bool
 	// nats are the slots of the rule sets' own NAT sets.
 	nats map[string]uint32
+	// reaches are those of the networks, by key; targets the slots of a rule's targets, by its own.
+	reaches map[string]*reach
+	targets map[uint32][]uint32
 }
 
 type planPort struct {
@@ -53,55 +54,35 @@ type planPort struct {
 	attachment Attachment
 }
 
-// members are what a Maglev table is built from.
-type members struct {
-	names   []string
-	weights []uint16
-	slots   []uint32
-}
-
-// signature tells tables apart; 0 for none.
-func (m members) signature() uint64 {
-	if len(m.slots) == 0 {
-		return 0
+// newPlan is empty, with room for about as much as the last one has; nil = none.
+func newPlan(state State, last *plan) *plan {
+	if last == nil {
+		last = &plan{}
 	}
-	parts := make([]string, 0, 3*len(m.slots))
-	for i := range m.slots {
-		parts = append(parts, m.names[i], strconv.Itoa(int(m.weights[i])), strconv.Itoa(int(m.slots[i])))
+	return &plan{
+		state: state,
+		vnets: make(map[string]uint16, len(last.vnets)), services: make(map[string]uint32, len(last.services)), pools: make(map[string]uint32, len(last.pools)),
+		interfaces: make(map[string]bool), ports: make(map[uint16][]planPort),
+		outs: make(map[uint32]bpfOut), ifaces: make(map[ifaceKey]bpfIface),
+		natsets: make(map[uint32]bpfNatset, len(last.natsets)), backends: make(map[uint32]bpfBackend, len(last.backends)),
+		rules: make(map[uint32]bpfRule, len(last.rules)), tables: make(map[uint32]members, len(last.tables)),
+		ruleIndex: make(map[bpfRuleKey]bpfRuleRef, len(last.ruleIndex)), links: make(map[uint32]bpfLink, len(last.links)),
+		addresses: make(map[bpfAddressKey]bpfAddress, len(last.addresses)),
+		keepVNets: make(map[uint64]bool, len(last.keepVNets)), keepServices: make(map[uint64]bool, len(last.keepServices)),
+		keepPools: make(map[uint64]bool, len(last.keepPools)), keepOuts: make(map[uint64]bool),
+		keepNatsets: make(map[uint64]bool, len(last.keepNatsets)), keepBackends: make(map[uint64]bool, len(last.keepBackends)),
+		keepRules: make(map[uint64]bool, len(last.keepRules)), keepLinks: make(map[uint64]bool, len(last.keepLinks)),
+		claims: make(map[neigh.Key]bool, len(last.claims)), wants: make(map[neigh.Key]neigh.Want, len(last.wants)),
+		unresolved: make(map[Address]bool), everyPort: make(map[Address]bool),
+		nats: make(map[string]uint32, len(last.nats)), reaches: make(map[string]*reach, len(last.reaches)), targets: make(map[uint32][]uint32, len(last.targets)),
 	}
-	return ident(parts...)
-}
-
-// build makes the table: each place the slot of a backend.
-func (m members) build(seed [2]uint64) []uint32 {
-	table := maglev.Build(m.names, m.weights, maglev.Size(len(m.names)), seed)
-	for i, n := range table {
-		table[i] = m.slots[n]
-	}
-	return table
 }
 
 // compile gives every name of the State a slot and says what should stand there.
 func (d *Dataplane) compile(state State) (*plan, error) {
-	p := &plan{
-		state: state,
-		vnets: make(map[string]uint16), services: make(map[string]uint32), pools: make(map[string]uint32),
-		interfaces: make(map[string]bool), ports: make(map[uint16][]planPort),
-		outs: make(map[uint32]bpfOut), ifaces: make(map[ifaceKey]bpfIface),
-		natsets: make(map[uint32]bpfNatset), backends: make(map[uint32]bpfBackend),
-		rules: make(map[uint32]bpfRule), tables: make(map[uint32]members),
-		ruleIndex: make(map[bpfRuleKey]bpfRuleRef), links: make(map[uint32]bpfLink),
-		addresses: make(map[bpfAddressKey]bpfAddress),
-		keepVNets: make(map[uint64]bool), keepServices: make(map[uint64]bool),
-		keepPools: make(map[uint64]bool), keepOuts: make(map[uint64]bool),
-		keepNatsets: make(map[uint64]bool), keepBackends: make(map[uint64]bool),
-		keepRules: make(map[uint64]bool), keepLinks: make(map[uint64]bool),
-		claims: make(map[neigh.Key]bool), wants: make(map[neigh.Key]neigh.Want),
-		unresolved: make(map[Address]bool), everyPort: make(map[Address]bool),
-		nats: make(map[string]uint32),
-	}
+	p := newPlan(state, d.plan)
 	for _, step := range []func(*plan) error{
-		d.planNetworks, d.syncInterfaces, d.planClaims, d.planPools, d.planRuleSets, d.planRetired, d.planLinks, d.planProbes,
+		d.planNetworks, d.syncInterfaces, d.planClaims, d.planReach, d.planPools, d.planRuleSets, d.planRetired, d.planLinks, d.planProbes,
 	} {
 		if err := step(p); err != nil {
 			return nil, err
@@ -205,10 +186,10 @@ func portOrder(port uint16) uint16 { return port<<8 | port>>8 }
 
 func (d *Dataplane) planPools(p *plan) error {
 	add := func(key string) error {
-		id := ident("pool", key)
-		if p.keepPools[id] {
+		if _, ok := p.pools[key]; ok {
 			return nil
 		}
+		id := ident("pool", key)
 		p.keepPools[id] = true
 		slot, _, err := d.pools.get(id, d.sweeps)
 		p.pools[key] = slot
@@ -234,10 +215,11 @@ func (d *Dataplane) planPools(p *plan) error {
 func (d *Dataplane) planRuleSets(p *plan) error {
 	for _, rs := range p.state.RuleSets {
 		for _, r := range rs.Rules {
+			if r.Port != 0 {
+				continue
+			}
 			for _, t := range r.Targets {
-				if r.Port == 0 {
-					p.everyPort[Address{rs.Network, t.Addr}] = true
-				}
+				p.everyPort[Address{rs.Network, t.Addr}] = true
 			}
 		}
 	}
@@ -321,9 +303,11 @@ func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32)
 		return fmt.Errorf("compile rule set %s: two rules for protocol %d port %d", rs.Key, r.Protocol, r.Port)
 	}
 	p.ruleIndex[key] = bpfRuleRef{Key: key, Rule: slot}
-	var table members
-	for _, t := range r.Targets {
-		if err := d.planTarget(p, rs, r, t, slot, &table); err != nil {
+	table := members{port: strconv.Itoa(int(r.BackendPort)), list: make([]member, 0, len(r.Targets))}
+	idents := newBackendIdents(rs, r)
+	p.targets[slot] = make([]uint32, 0, len(r.Targets))
+	for i := range r.Targets {
+		if err := d.planTarget(p, rs, r, &r.Targets[i], slot, &idents, &table); err != nil {
 			return err
 		}
 	}
@@ -340,23 +324,25 @@ func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32)
 }
 
 // planTarget enters a backend, and puts it into the rule's table if it may take new flows.
-func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t Target, rule uint32, table *members) error {
+func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule uint32, idents *backendIdents, table *members) error {
 	if !t.Addr.Is4() {
 		return fmt.Errorf("compile rule %s of %s: target %s is no IPv4 address", r.Key, rs.Key, t.Addr)
 	}
+	reach := p.reaches[rs.Network]
+	id, name := idents.of(t)
 	b := bpfBackend{
-		Ident: backendIdent(rs, r, t),
-		Addr:  netOrder(t.Addr), Port: portOrder(r.BackendPort), Vnet: p.vnets[rs.Network],
+		Ident: id,
+		Addr:  netOrder(t.Addr), Port: portOrder(r.BackendPort), Vnet: reach.vnet,
 		IdleTcp: idleTCP(r), IdleUdp: r.IdleUDP, Rule: rule, Pool: p.pools[t.Pool],
 		State: uint8(bpfBackendStateBACKEND_UP),
 	}
 	if r.TCPReset {
 		b.Flags |= uint8(bpfBackendFlagsBACKEND_TCP_RESET)
 	}
-	if p.everyPort[Address{rs.Network, t.Addr}] {
+	if len(p.everyPort) > 0 && p.everyPort[Address{rs.Network, t.Addr}] {
 		b.Flags |= uint8(bpfBackendFlagsBACKEND_HA)
 	}
-	resolved := d.locate(p, rs.Network, t.Addr, &b)
+	resolved := d.locate(p, reach, t.Addr, &b)
 	switch {
 	case !t.Healthy || t.NoNew:
 		b.State = uint8(bpfBackendStateBACKEND_DOWN)
@@ -372,8 +358,9 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t Target, rule uin
 	}
 	p.keepBackends[b.Ident] = true
 	p.backends[slot] = b
+	p.targets[rule] = append(p.targets[rule], slot)
 	if resolved && t.Healthy && !t.NoNew && !r.Proxy {
-		table.add(r, t, slot)
+		table.list = append(table.list, member{t.Pool, t.Addr, max(t.Weight, 1), slot, id, name})
 	}
 	return nil
 }
@@ -385,97 +372,6 @@ func idleTCP(r *Rule) uint32 {
 		return r.IdleTCP + uint32(splice.IdleMargin/time.Second)
 	}
 	return r.IdleTCP
-}
-
-// locate says what to look for to reach addr, and fills in what is known of it. Resolved means that it
-// answers; what it said before it fell silent is kept for its flows.
-func (d *Dataplane) locate(p *plan, network string, addr netip.Addr, b *bpfBackend) (resolved bool) {
-	vnet := p.vnets[network]
-	for _, key := range d.hops(p, network, addr) {
-		if _, ok := p.wants[key.Key]; !ok {
-			p.wants[key.Key] = neigh.Want{Ports: key.ports, Sender: d.sender(p, network)}
-		} else if w := p.wants[key.Key]; len(w.Ports) < len(key.ports) {
-			w.Ports = key.ports
-			p.wants[key.Key] = w
-		}
-		if slot := d.backends.find(b.Ident); !d.applied && slot != 0 {
-			if old := d.k.backends.load(slot); old.Hop.Out != 0 {
-				d.resolver.Adopt(key.Key, p.wants[key.Key], old.Hop.Mac, old.Hop.Out, d.clock())
-			}
-		}
-		is := d.resolver.Get(key.Key)
-		if !is.Known || b.Hop.Out != 0 && is.Lost {
-			continue
-		}
-		for _, port := range p.ports[vnet] {
-			if port.Slot == is.Port.Slot {
-				b.Hop = bpfHop{Mac: is.MAC, Out: port.Slot}
-			}
-		}
-		if b.Hop.Out != 0 && !is.Lost {
-			return true
-		}
-	}
-	return false
-}
-
-type hop struct {
-	neigh.Key
-	ports []neigh.Port
-}
-
-// hops are the addresses behind one of which addr is: itself when it lies in a subnet, else the
-// next hops of the network's attachments.
-func (d *Dataplane) hops(p *plan, network string, addr netip.Addr) []hop {
-	vnet := p.vnets[network]
-	n := p.network(network)
-	direct := len(n.Prefixes) == 0 || slices.ContainsFunc(n.Prefixes, func(x netip.Prefix) bool { return x.Contains(addr) })
-	byHop := make(map[netip.Addr]*hop)
-	var order []netip.Addr
-	for _, port := range p.ports[vnet] {
-		via := addr
-		if !direct {
-			via = port.attachment.NextHop
-			if !via.Is4() {
-				continue
-			}
-		}
-		if byHop[via] == nil {
-			byHop[via] = &hop{Key: neigh.Key{VNet: vnet, Addr: via}}
-			order = append(order, via)
-		}
-		byHop[via].ports = append(byHop[via].ports, port.Port)
-	}
-	hops := make([]hop, 0, len(order))
-	for _, via := range order {
-		hops = append(hops, *byHop[via])
-	}
-	return hops
-}
-
-func (p *plan) network(key string) *Network {
-	for i := range p.state.Networks {
-		if p.state.Networks[i].Key == key {
-			return &p.state.Networks[i]
-		}
-	}
-	return &Network{}
-}
-
-// sender is an address of ours in the network that ARP may ask from; zero (a probe) while there is none.
-func (d *Dataplane) sender(p *plan, network string) netip.Addr {
-	for i := range p.state.RuleSets {
-		rs := &p.state.RuleSets[i]
-		if rs.Network != network {
-			continue
-		}
-		for _, s := range rs.Sources {
-			if d.prober.Get(neigh.Key{VNet: p.vnets[network], Addr: s.Addr}).Ours {
-				return s.Addr
-			}
-		}
-	}
-	return netip.IPv4Unspecified()
 }
 
 // planListener makes the splice's listener the backend of a proxied rule.
@@ -507,7 +403,7 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 	p.keepBackends[b.Ident] = true
 	p.backends[slot] = b
 	if b.Hop.Out != 0 {
-		table = members{names: []string{"splice"}, weights: []uint16{1}, slots: []uint32{slot}}
+		table = members{list: []member{{addr: d.inner.Listen.Addr(), weight: 1, slot: slot, ident: b.Ident}}}
 	}
 	return nat, table, nil
 }
@@ -515,6 +411,9 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 // planRetired keeps backends that their rule no longer chooses, for their flows, while the rule and the
 // pool's member are still there. What they are stands in the kernel, so that a restart knows them too.
 func (d *Dataplane) planRetired(p *plan) error {
+	if d.backends.used() == len(p.keepBackends) {
+		return nil // all are chosen
+	}
 	type member struct {
 		pool uint32
 		addr uint32
@@ -550,7 +449,7 @@ func (d *Dataplane) planRetired(p *plan) error {
 		}
 		if keys[b.Vnet] != d.inner.Network {
 			kept := b
-			d.locate(p, keys[b.Vnet], fromNetOrder(b.Addr), &kept)
+			d.locate(p, p.reaches[keys[b.Vnet]], fromNetOrder(b.Addr), &kept)
 			b = kept
 		}
 		p.backends[slot] = b

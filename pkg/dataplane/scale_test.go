@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -109,6 +110,60 @@ func TestApply_HundredInterfaces_InTime(t *testing.T) {
 	apply := (used(t) - start) / rounds
 	t.Logf("an approval or rejection with 100 interfaces: %v", apply)
 	if apply > 50*time.Millisecond {
+		t.Error("too slow")
+	}
+}
+
+// A pool of 1,000 backends behind a service and the frontend that it publishes: both have a table of it.
+func TestApply_OneOfThousandBackends_InTime(t *testing.T) {
+	g, _, provider, _ := newPair(t)
+	if _, err := provider.Run(t.Context(), "ip", "route", "add", "local", "10.0.64.0/18", "dev", "lo"); err != nil {
+		t.Fatal(err)
+	}
+	const backends = 1000
+	s := small()
+	s.RuleSets = append(s.RuleSets, RuleSet{Key: "frontend", Network: "providers", Sources: []Source{{Addr: netip.MustParseAddr("10.0.2.6"), Frontend: true}},
+		Rules: []Rule{{Key: "frontend web", Protocol: ProtocolTCP, Port: 80, BackendPort: 8080, IdleTCP: 300, IdleUDP: 300}}})
+	var targets []Target
+	for i := range backends {
+		a := netip.AddrFrom4([4]byte{10, 0, 64 + byte(i>>8), byte(i)})
+		s.Pools[0].Members = append(s.Pools[0].Members, a)
+		targets = append(targets, Target{Pool: "pool", Addr: a, Weight: 1, Healthy: true})
+	}
+	change := func(healthy bool) {
+		s.Revision++
+		for i := range s.RuleSets {
+			rule := s.RuleSets[i].Rules[0]
+			rule.Targets = slices.Clone(targets)
+			rule.Targets[backends/2].Healthy = healthy
+			s.RuleSets[i].Rules = []Rule{rule}
+		}
+	}
+	change(true)
+	g.open()
+	if _, err := g.d.Apply(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	g.Wait("every backend's MAC", 30*time.Second, func() error {
+		if r := g.d.Result(); !r.Settled() || len(r.Unresolved) > 0 {
+			return fmt.Errorf("%d pending, %d unresolved", len(r.Pending), len(r.Unresolved))
+		}
+		return nil
+	})
+	const rounds = 20
+	var wall, spent []time.Duration
+	for i := range rounds {
+		change(i%2 == 1)
+		began, start := time.Now(), used(t)
+		if _, err := g.d.Apply(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
+		wall, spent = append(wall, time.Since(began)), append(spent, used(t)-start)
+	}
+	slices.Sort(wall)
+	slices.Sort(spent)
+	t.Logf("a change of one of %d backends: processor time %v, wall %v, longest %v", backends, spent[rounds/2], wall[rounds/2], wall[rounds-1])
+	if spent[rounds/2] > 20*time.Millisecond {
 		t.Error("too slow")
 	}
 }

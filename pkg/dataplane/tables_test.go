@@ -1,7 +1,11 @@
 package dataplane
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 // Rules that go together share one empty table: deleting each would wait for all running programs a thousand times.
@@ -47,5 +51,59 @@ func TestRules_SeveralTakenOut_ShareAnEmptyTableAndReturn(t *testing.T) {
 		if err := works(consumer, address); err != nil {
 			t.Errorf("%s: %v", address, err)
 		}
+	}
+}
+
+// A table that keeps its size is rewritten where it stands, one of another size is replaced; both are then what a daemon
+// that starts with that State would have made.
+func TestRules_MembersChange_TableIsRewrittenOrReplaced(t *testing.T) {
+	g, _, provider, s := newPair(t)
+	if _, err := provider.Run(t.Context(), "ip", "route", "add", "local", "10.0.64.0/24", "dev", "lo"); err != nil {
+		t.Fatal(err)
+	}
+	pool := func(n int, down ...int) {
+		rule := s.RuleSets[0].Rules[0]
+		rule.Targets, s.Pools[0].Members = nil, nil
+		for i := range n {
+			a := netip.AddrFrom4([4]byte{10, 0, 64, byte(i)})
+			rule.Targets = append(rule.Targets, Target{Pool: "pool", Addr: a, Weight: 1, Healthy: !slices.Contains(down, i)})
+			s.Pools[0].Members = append(s.Pools[0].Members, a)
+		}
+		s.RuleSets[0].Rules = []Rule{rule}
+		s.Revision++
+	}
+	g.open()
+	look := func() (id uint32, places []uint32) {
+		t.Helper()
+		g.apply(s)
+		slot := g.d.rules.find(ruleIdent("service", "web"))
+		if err := g.d.k.maps[mapMaglev].Lookup(slot, &id); err != nil {
+			t.Fatal(err)
+		}
+		m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		var key, value uint32
+		for all := m.Iterate(); all.Next(&key, &value); {
+			places = append(places, value)
+		}
+		table := g.d.plan.tables[slot]
+		if want := table.places(table.choose(g.d.k.config.load(0).MaglevSeed)); int(places[0]) != len(want) || !slices.Equal(places[1:], want) {
+			t.Errorf("revision %d: the kernel's table is not the one of the State", s.Revision)
+		}
+		return id, places
+	}
+	pool(8)
+	first, before := look()
+	pool(8, 3)
+	second, after := look()
+	if second != first || slices.Equal(before, after) {
+		t.Errorf("one backend down: table %d after %d, or the same places", second, first)
+	}
+	pool(40)
+	if third, _ := look(); third == second {
+		t.Error("the table of five times as many backends is the same map")
 	}
 }

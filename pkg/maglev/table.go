@@ -28,13 +28,17 @@ func Size(backends int) uint32 {
 
 // walk is one backend's way through the places.
 type walk struct {
-	name   string
-	index  uint32 // in the caller's list
+	place  uint32 // where it looks next: the place it took last, but before its first turn
+	step   uint32 // 1..size-1
 	weight uint32
 	credit uint32 // a turn costs the greatest weight
-	place  uint32 // where it looks next
-	step   uint32 // 1..size-1
+	index  uint32 // in the caller's list
 }
+
+// lastPlaces is how many free places are left when it is quicker to ask for each where it stands on a backend's way than
+// to walk on: a walk looks at size/left places to find a free one, at half of a large table's looks in all
+// for its last hundredth.
+const lastPlaces = 192
 
 // Build returns a table of size places, each the index of a name. Weights belong
 // to the names by position; a name without one, or a nil list, counts as 1, and
@@ -45,11 +49,7 @@ func Build(names []string, weights []uint16, size uint32, seed [2]uint64) []uint
 	if greatest == 0 || size < 2 {
 		return nil
 	}
-
-	table := make([]uint32, size)
-	// One bit per place: 16 kB for the largest table, so that the many looks at
-	// places already taken stay in the first-level cache.
-	taken := make([]uint64, (size+63)/64)
+	b := &builder{table: make([]uint32, size), taken: make([]uint64, (size+63)/64), size: size}
 	for left := size; ; {
 		for i := range walks {
 			w := &walks[i]
@@ -58,21 +58,80 @@ func Build(names []string, weights []uint16, size uint32, seed [2]uint64) []uint
 				continue
 			}
 			w.credit -= greatest
-
-			place := w.place
-			for taken[place/64]&(1<<(place%64)) != 0 {
-				if place += w.step; place >= size {
-					place -= size
-				}
+			if left > lastPlaces {
+				w.place = b.walk(w.place, w.step)
+			} else {
+				w.place = b.nearest(w, i, len(walks))
 			}
-			taken[place/64] |= 1 << (place % 64)
-			table[place] = w.index
-			w.place = place
+			b.taken[w.place/64] |= 1 << (w.place % 64)
+			b.table[w.place] = w.index
 			if left--; left == 0 {
-				return table
+				return b.table
 			}
 		}
 	}
+}
+
+// builder is a table in the making.
+type builder struct {
+	table []uint32
+	// taken has one bit per place: 16 kB for the largest table, so that the many looks at places already taken stay in the
+	// first-level cache.
+	taken []uint64
+	size  uint32
+	// free are the last places, from the first call of nearest on, and inverses those of the walks' steps.
+	free     []uint32
+	inverses []uint32
+}
+
+// walk goes on from a place until it finds a free one.
+func (b *builder) walk(place, step uint32) uint32 {
+	taken, size := b.taken, b.size // in registers
+	for taken[place/64]&(1<<(place%64)) != 0 {
+		if place += step; place >= size {
+			place -= size
+		}
+	}
+	return place
+}
+
+// nearest is what walk would find for the walk with an index, by arithmetic: a place p is (p - w.place) / w.step steps
+// away, modulo the size.
+func (b *builder) nearest(w *walk, index, walks int) uint32 {
+	if b.free == nil {
+		b.inverses = make([]uint32, walks)
+		for place := range b.size {
+			if b.taken[place/64]&(1<<(place%64)) == 0 {
+				b.free = append(b.free, place)
+			}
+		}
+	}
+	if b.inverses[index] == 0 {
+		b.inverses[index] = inverse(w.step, b.size)
+	}
+	factor, size := uint64(b.inverses[index]), uint64(b.size)
+	least, at := size, 0
+	for i, place := range b.free {
+		if steps := (uint64(place) + size - uint64(w.place)) * factor % size; steps < least {
+			least, at = steps, i
+		}
+	}
+	place := b.free[at]
+	b.free[at] = b.free[len(b.free)-1]
+	b.free = b.free[:len(b.free)-1]
+	return place
+}
+
+// inverse is 1/step modulo a prime (Fermat: step^(prime-2)).
+func inverse(step, prime uint32) uint32 {
+	result, base, p := uint64(1), uint64(step), uint64(prime)
+	for e := prime - 2; e > 0; e >>= 1 {
+		if e&1 == 1 {
+			result = result * base % p
+		}
+		base = base * base % p
+	}
+	return uint32(result)
 }
 
 // newWalks returns the walks in the order of their names, which makes the table
@@ -90,9 +149,9 @@ func newWalks(names []string, weights []uint16, size uint32, seed [2]uint64) ([]
 		}
 		greatest = max(greatest, weight)
 		place, step := start(name, size, seed)
-		walks = append(walks, walk{name: name, index: uint32(i), weight: weight, place: place, step: step})
+		walks = append(walks, walk{index: uint32(i), weight: weight, place: place, step: step})
 	}
-	slices.SortStableFunc(walks, func(a, b walk) int { return cmp.Compare(a.name, b.name) })
+	slices.SortStableFunc(walks, func(a, b walk) int { return cmp.Compare(names[a.index], names[b.index]) })
 	return walks, greatest
 }
 

@@ -119,6 +119,38 @@ func TestBuild_KnownInput_StaysTheSame(t *testing.T) {
 	}
 }
 
+// walked is Build without arithmetic: every backend walks until it finds a free place.
+func walked(names []string, weights []uint16, size uint32) []uint32 {
+	walks, greatest := newWalks(names, weights, size, testSeed)
+	table, taken := make([]uint32, size), make([]bool, size)
+	for left := size; ; {
+		for i := range walks {
+			w := &walks[i]
+			if w.credit += w.weight; w.credit < greatest {
+				continue
+			}
+			w.credit -= greatest
+			for taken[w.place] {
+				w.place = (w.place + w.step) % size
+			}
+			taken[w.place], table[w.place] = true, w.index
+			if left--; left == 0 {
+				return table
+			}
+		}
+	}
+}
+
+func TestBuild_LastPlaces_AreThoseOfTheWalk(t *testing.T) {
+	for _, weights := range [][]uint16{nil, {1, 3, 100, 7, 0, 1}} {
+		for _, n := range []int{1, 2, 8, 100, 300} {
+			if got := Build(names(n), weights, Size(n), testSeed); !slices.Equal(got, walked(names(n), weights, Size(n))) {
+				t.Errorf("%d backends of weights %v: another table", n, weights)
+			}
+		}
+	}
+}
+
 // moved is the share of places that name somebody else after one of n backends went.
 func moved(n, gone int, weights []uint16, size uint32) float64 {
 	before := names(n)
