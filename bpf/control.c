@@ -6,14 +6,17 @@
 #include "sweep.h"
 #include "exports.h"
 
-/* One slice of the table; the argument comes back with what was found. */
+/* One slice of the table; the argument comes back with what was found, and how far it came. */
 SEC("syscall")
 int sweep_slice(struct sweep *s)
 {
-	struct sweep slice = {.first = s->first, .now = clock_now()};
+	struct sweep slice = {
+		.first = s->first,
+		.now = clock_now(),
+		.until = bpf_ktime_get_ns() + sweep_budget,
+	};
 
 	bpf_loop(s->count, sweep_slot, &slice, 0);
-	slice.count = s->count;
 	*s = slice;
 	return 0;
 }

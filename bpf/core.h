@@ -102,7 +102,7 @@ static __always_inline int established(hook *ctx, struct packet *p, struct flow 
 		    unlikely(age && (p->now ^ h->stamp) >> 6))
 			client_moved(h, client.word);
 	}
-	if (age && !MUTANT(22))
+	if (age && !MUTANT(22) && (flow_same(f, h->state) || FLOW_FAULT(FAULT_BLIND_STAMP)))
 		FLOW_READ(f->stamp) = p->now;
 	return GO_ON;
 
@@ -275,6 +275,7 @@ static __always_inline int ipv4(hook *ctx, struct packet *p)
 #endif
 	if (!p->bad)
 		f = half_find(&p->key, &h);
+	HOLD(HOLD_FOUND);
 	r = likely(f) ? established(ctx, p, f, &h, &path) : DECIDE(WANT_FLOW, 0);
 	if (unlikely(r)) {
 		if (r >> 16 != WANT_FLOW && r >> 16 != WANT_NEW_FLOW)

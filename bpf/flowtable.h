@@ -67,8 +67,8 @@ enum slot_state {
 #define FLOW_LOCK_TRIES 128
 
 /*
- * The stress tests compile faults and delays into the places where they would hurt (see
- * bpf/test/flow_stress.h). Everybody else gets neither.
+ * Tests compile faults and delays into the places where they would hurt (faults.h, hold.h and
+ * test/flow_stress.h). Everybody else gets neither.
  */
 #ifndef FLOW_FAULT
 #define FLOW_FAULT(fault) 0
@@ -77,6 +77,9 @@ enum slot_state {
 #define FLOW_PAUSE() \
 	do {         \
 	} while (0)
+#endif
+#ifndef FLOW_PAUSE_READ
+#define FLOW_PAUSE_READ() FLOW_PAUSE()
 #endif
 #ifndef FLOW_FAULT_PAUSE
 #define FLOW_FAULT_PAUSE() FLOW_PAUSE()
@@ -184,21 +187,33 @@ static __always_inline bool flow_has_key(struct flow *f, const struct flow_key *
 	return FLOW_READ(have[0]) == want[0] && FLOW_READ(have[1]) == want[1];
 }
 
-/* Is f this key's live entry? Copies it first and asks whether it was the same one all the time. */
-static __always_inline bool flow_match(struct flow *f, const struct flow_key *key,
-                                       struct rewrite *out, __u32 *state, __u32 *stamp)
+/* Is f this key's live entry? Copies it first and asks whether it was the same one all the time.
+ * `lookup` only says where a test may make a pause.
+ */
+static __always_inline bool flow_match_at(struct flow *f, const struct flow_key *key,
+                                          struct rewrite *out, __u32 *state, __u32 *stamp,
+                                          bool lookup)
 {
 	__u32 seen = FLOW_STATE(f);
 
 	if ((seen & FLOW_STATE_MASK) != SLOT_LIVE || !flow_has_key(f, key))
 		return false;
-	FLOW_PAUSE();
+	if (lookup)
+		FLOW_PAUSE_READ();
+	else
+		FLOW_PAUSE();
 	flow_barrier();
 	*out = f->rw;
 	*stamp = FLOW_READ(f->stamp);
 	flow_barrier();
 	*state = seen;
 	return FLOW_FAULT(FAULT_NO_RECHECK) || FLOW_STATE(f) == seen;
+}
+
+static __always_inline bool flow_match(struct flow *f, const struct flow_key *key,
+                                       struct rewrite *out, __u32 *state, __u32 *stamp)
+{
+	return flow_match_at(f, key, out, state, stamp, false);
 }
 
 /* The same for lookups, which must not write the line: see FLOW_STATE. */
@@ -222,7 +237,7 @@ static __always_inline bool flow_match_lookup(struct flow *f, const struct flow_
 	k1 = FLOW_READ(have[1]);
 	if (k1 != want[1])
 		return false;
-	FLOW_PAUSE();
+	FLOW_PAUSE_READ();
 	flow_barrier();
 	*out = d->rw;
 	then = FLOW_READ(d->stamp);
@@ -232,7 +247,7 @@ static __always_inline bool flow_match_lookup(struct flow *f, const struct flow_
 	return FLOW_FAULT(FAULT_NO_RECHECK) || FLOW_READ(d->state) == seen;
 }
 #else
-#define flow_match_lookup flow_match
+#define flow_match_lookup(f, key, out, state, stamp) flow_match_at(f, key, out, state, stamp, true)
 #endif
 
 /*

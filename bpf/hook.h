@@ -28,6 +28,7 @@
 #include "reasons.h"
 #include "maps.h"
 #include "mutants.h"
+#include "hold.h"
 #include "clock.h"
 
 #define likely(x)   __builtin_expect(!!(x), 1)

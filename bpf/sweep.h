@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The sweep: what packets leave to time. It visits the table in slices, takes no lock and may stop
- * anywhere; packets treat an idle pair as absent whether or not it came by. It runs in process
- * context and uses no memory of the packet programs but the tables.
+ * The sweep: what packets leave to time. It visits the table in slices of a millisecond, takes no
+ * lock and may stop anywhere; packets treat an idle pair as absent whether or not it came by. It
+ * runs in process context and uses no memory of the packet programs but the tables.
  *
  *	live, idle		both halves DEAD, or marked ended if both ends are owed a RST
  *	live, link or backend gone	marked ended (TCP) or DEAD (UDP)
@@ -112,13 +112,20 @@ static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 sl
 	s->killed++;
 }
 
+/* Nanoseconds a slice may take; another number in a test only. */
+volatile const __u64 sweep_budget = SWEEP_BUDGET;
+
+/* One slot, the callback of bpf_loop. Nothing else runs on a CPU while it sweeps (unless the kernel
+ * preempts itself), so a slice ends by the clock: what a slot costs depends on what is in it.
+ */
 static long sweep_slot(__u32 n, struct sweep *s)
 {
 	__u32 slot = s->first + n, state;
 	struct flow *f = flow_at(slot);
 
-	if (!f)
+	if (!f || (n && n % SWEEP_STRIDE == 0 && bpf_ktime_get_ns() >= s->until))
 		return 1;
+	s->count = n + 1;
 	state = FLOW_STATE(f);
 	if ((state & FLOW_STATE_MASK) == SLOT_LIVE)
 		sweep_live(s, f, slot, state);

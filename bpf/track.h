@@ -25,11 +25,17 @@ static __always_inline struct flow *half_find(const struct flow_key *key, struct
 	return flow_find(key, &h->rw, &h->slot, &h->state, &h->stamp);
 }
 
-/* The twin of a half, live and pointing back, or NULL. */
+/* The twin of a half, live and pointing back, or NULL. Asks last whether the half still stands: a
+ * packet may have been held up until its slot is somebody else's, and so the twin found there.
+ */
 static __always_inline struct flow *half_twin(struct flow *f, const struct half *h, __u32 *state,
                                               __u32 *stamp)
 {
-	return flow_twin(h->slot, FLOW_READ(f->twin), state, stamp);
+	struct flow *twin = flow_twin(h->slot, FLOW_READ(f->twin), state, stamp);
+
+	if (twin && !flow_same(f, h->state) && !FLOW_FAULT(FAULT_BLIND_TWIN))
+		return NULL;
+	return twin;
 }
 
 #define half_flags(h)   ((h)->rw.tag.of.flags)
@@ -51,16 +57,16 @@ static __always_inline void flags_change(struct flow *f, union tag tag, __u16 cl
 	}
 }
 
-/* The same in both halves of a pair. */
+/* The same in both halves of a pair, if it still stands. */
 static __always_inline void pair_change(struct half *h, __u16 clear, __u16 set)
 {
 	struct flow *f = flow_at(h->slot), *twin;
 	__u32 state, stamp;
 
-	if (!f)
+	h->rw.tag.of.flags = (h->rw.tag.of.flags & ~clear) | set;
+	if (!f || !flow_same(f, h->state))
 		return;
 	flags_change(f, h->rw.tag, clear, set);
-	h->rw.tag.of.flags = (h->rw.tag.of.flags & ~clear) | set;
 	if (MUTANT(2))
 		return;
 	twin = half_twin(f, h, &state, &stamp);
@@ -91,7 +97,7 @@ static __always_inline void pair_mark_ended(struct half *h, __u32 now)
 	struct flow *f = flow_at(h->slot), *twin;
 	__u32 state, stamp;
 
-	if (!f)
+	if (!f || !flow_same(f, h->state))
 		return;
 	pair_change(h, PHASE_MASK, PHASE_ENDED);
 	FLOW_READ(f->stamp) = now;

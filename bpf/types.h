@@ -33,7 +33,9 @@ enum limits {
 	MAX_FRAGMENTS = 4096,  /* incomplete datagrams a link may hold */
 	RST_PER_SECOND = 1000, /* per output, for segments without a flow */
 	ICMP_PER_SECOND = 100,
-	ARP_PER_SECOND = 200, /* events */
+	ARP_PER_SECOND = 200,   /* events */
+	SWEEP_BUDGET = 1000000, /* ns that a slice may take */
+	SWEEP_STRIDE = 64,      /* slots visited between two looks at the clock */
 };
 
 /* Seconds. MIN_IDLE is the shortest of all: a stamp younger than it needs no further question. */
@@ -418,18 +420,19 @@ struct event {
 	__u16 vnet;
 };
 
-/* Sweep: one slice of the table. */
+/* Sweep: one slice of the table, as much of it as fits into SWEEP_BUDGET. */
 struct sweep {
 	__u32 first; /* slot */
-	__u32 count;
-	__u32 now;  /* seconds of the flow clock; set by the program */
-	__u32 live; /* entries, counted */
+	__u32 count; /* in: slots to visit; out: how many were */
+	__u32 now;   /* seconds of the flow clock; set by the program */
+	__u32 live;  /* entries, counted */
 	__u32 dead;
 	__u32 killed; /* pairs found idle */
 	__u32 ended;  /* pairs whose link or backend is gone */
 	__u32 freed;  /* entries */
 	__u32 orphans;
 	__u32 unanswered; /* ended pairs that still owe somebody a RST */
+	__u64 until;      /* ns, CLOCK_MONOTONIC: no slot is visited later; set by the program */
 };
 
 /* End one pair from user space: if its state word is still this one. */

@@ -90,7 +90,7 @@ func Sweep(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report,
 		costLine{section: section, name: "opening " + count(flows) + " flows", times: opening, unit: "ms"},
 		costLine{section: section, name: "removing them (two passes)", times: removing, unit: "ms"},
 		costLine{section: section, name: "a pass over an empty table", times: idle, unit: "ms"},
-		costLine{section: section, name: fmt.Sprintf("longest slice of %d slots", dataplane.SweepSlice), times: longest, unit: "ms"})
+		costLine{section: section, name: fmt.Sprintf("longest slice (ends after %v)", dataplane.SweepBudget), times: longest, unit: "ms"})
 	r.AddSeries("sweep.cost_vs_opening", removing.Min()/opening.Min(), "ratio", ratios)
 	// Of a longest time the smallest would flatter; the largest shows the machine's pauses.
 	r.AddSeries("sweep.longest_slice_ms", longest.Median(), "ms", longest)
@@ -103,26 +103,25 @@ type sweeper struct {
 	net     *Lane
 	program *ebpf.Program
 	flows   *ebpf.Map
-	found   sliceResult // by the last pass
-}
-
-// sliceResult is struct sweep of bpf/types.h: first slot and number in, counts out.
-type sliceResult struct {
-	First, Count, Now, Live, Dead, Killed, Ended, Freed, Orphans, Unanswered uint32
+	found   dataplane.RawSweep // by the last pass
 }
 
 // pass visits the whole table and returns the time it took and that of the longest slice.
 func (s *sweeper) pass() (total, longest time.Duration, err error) {
-	s.found = sliceResult{}
+	s.found = dataplane.RawSweep{}
 	err = s.core.Do(s.net.Topology.Gateway(), func() error {
 		slots := s.flows.MaxEntries()
-		for first := uint32(0); first < slots; first += dataplane.SweepSlice {
-			slice := sliceResult{First: first, Count: min(dataplane.SweepSlice, slots-first)}
+		for first := uint32(0); first < slots; {
+			slice := dataplane.RawSweep{First: first, Count: min(dataplane.SweepSlice, slots-first)}
 			start := time.Now()
 			if _, err := s.program.Run(&ebpf.RunOptions{Context: &slice, ContextOut: &slice}); err != nil {
 				return fmt.Errorf("sweep from slot %d: %w", first, err)
 			}
 			took := time.Since(start)
+			if slice.Count == 0 {
+				return fmt.Errorf("sweep from slot %d of %d: the program visited none", first, slots)
+			}
+			first += slice.Count
 			total += took
 			longest = max(longest, took)
 			s.found.Live += slice.Live

@@ -295,6 +295,8 @@ const (
 	bpfLimitsRST_PER_SECOND  bpfLimits = 1000
 	bpfLimitsICMP_PER_SECOND bpfLimits = 100
 	bpfLimitsARP_PER_SECOND  bpfLimits = 200
+	bpfLimitsSWEEP_BUDGET    bpfLimits = 1000000
+	bpfLimitsSWEEP_STRIDE    bpfLimits = 64
 )
 
 type bpfLink struct {
@@ -584,6 +586,7 @@ type bpfSweep struct {
 	Freed      uint32
 	Orphans    uint32
 	Unanswered uint32
+	Until      uint64
 }
 
 type bpfTable struct {
@@ -695,6 +698,9 @@ const (
 	bpfVarExportViaForward   = "export_via_forward"
 	bpfVarFlowHomes          = "flow_homes"
 	bpfVarFlowSeed           = "flow_seed"
+	bpfVarHoldAt             = "hold_at"
+	bpfVarHoldFault          = "hold_fault"
+	bpfVarHoldStep           = "hold_step"
 	bpfVarJiffyScale         = "jiffy_scale"
 	bpfVarMaxPairs           = "max_pairs"
 	bpfVarMutant             = "mutant"
@@ -702,6 +708,7 @@ const (
 	bpfVarPortOffset         = "port_offset"
 	bpfVarPortStep           = "port_step"
 	bpfVarReasonTexts        = "reason_texts"
+	bpfVarSweepBudget        = "sweep_budget"
 	bpfVarTestInput          = "test_input"
 	bpfVarTestMode           = "test_mode"
 	bpfVarTestVerdict        = "test_verdict"
@@ -818,6 +825,9 @@ type bpfVariableSpecs struct {
 	ExportViaForward   *ebpf.VariableSpec `ebpf:"export_via_forward"`
 	FlowHomes          *ebpf.VariableSpec `ebpf:"flow_homes"`
 	FlowSeed           *ebpf.VariableSpec `ebpf:"flow_seed"`
+	HoldAt             *ebpf.VariableSpec `ebpf:"hold_at"`
+	HoldFault          *ebpf.VariableSpec `ebpf:"hold_fault"`
+	HoldStep           *ebpf.VariableSpec `ebpf:"hold_step"`
 	JiffyScale         *ebpf.VariableSpec `ebpf:"jiffy_scale"`
 	MaxPairs           *ebpf.VariableSpec `ebpf:"max_pairs"`
 	Mutant             *ebpf.VariableSpec `ebpf:"mutant"`
@@ -825,6 +835,7 @@ type bpfVariableSpecs struct {
 	PortOffset         *ebpf.VariableSpec `ebpf:"port_offset"`
 	PortStep           *ebpf.VariableSpec `ebpf:"port_step"`
 	ReasonTexts        *ebpf.VariableSpec `ebpf:"reason_texts"`
+	SweepBudget        *ebpf.VariableSpec `ebpf:"sweep_budget"`
 	TestInput          *ebpf.VariableSpec `ebpf:"test_input"`
 	TestMode           *ebpf.VariableSpec `ebpf:"test_mode"`
 	TestVerdict        *ebpf.VariableSpec `ebpf:"test_verdict"`
@@ -939,6 +950,9 @@ type bpfVariables struct {
 	ExportViaForward   *ebpf.Variable `ebpf:"export_via_forward"`
 	FlowHomes          *ebpf.Variable `ebpf:"flow_homes"`
 	FlowSeed           *ebpf.Variable `ebpf:"flow_seed"`
+	HoldAt             *ebpf.Variable `ebpf:"hold_at"`
+	HoldFault          *ebpf.Variable `ebpf:"hold_fault"`
+	HoldStep           *ebpf.Variable `ebpf:"hold_step"`
 	JiffyScale         *ebpf.Variable `ebpf:"jiffy_scale"`
 	MaxPairs           *ebpf.Variable `ebpf:"max_pairs"`
 	Mutant             *ebpf.Variable `ebpf:"mutant"`
@@ -946,6 +960,7 @@ type bpfVariables struct {
 	PortOffset         *ebpf.Variable `ebpf:"port_offset"`
 	PortStep           *ebpf.Variable `ebpf:"port_step"`
 	ReasonTexts        *ebpf.Variable `ebpf:"reason_texts"`
+	SweepBudget        *ebpf.Variable `ebpf:"sweep_budget"`
 	TestInput          *ebpf.Variable `ebpf:"test_input"`
 	TestMode           *ebpf.Variable `ebpf:"test_mode"`
 	TestVerdict        *ebpf.Variable `ebpf:"test_verdict"`

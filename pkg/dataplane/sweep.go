@@ -10,9 +10,12 @@ import (
 // sweepInterval is the time between two sweeps of the whole table.
 const sweepInterval = time.Second
 
-// SweepSlice is how many slots one run of the program visits, during which its CPU does nothing
-// else: 0.2 ms where nothing expires, 2 ms where everything does (65,536 took up to 8 ms then).
-const SweepSlice = 16384
+// SweepSlice is how many slots one run of the program visits at most, during which its CPU does nothing
+// else. It ends by the clock as well: after SweepBudget it goes no further.
+const (
+	SweepSlice  = 1 << 16
+	SweepBudget = time.Duration(bpfLimitsSWEEP_BUDGET)
+)
 
 // SweepStats counts what the last complete sweep of the flow table saw.
 type SweepStats struct {
@@ -65,7 +68,7 @@ func (d *Dataplane) sweepOnce(ctx context.Context) error {
 	var pass SweepStats
 	// Before the sweep: what a domain asks for meanwhile is the next one's.
 	d.k.table.store32(0, unsafe.Offsetof(bpfTable{}.WantedSweep), 0)
-	for first := uint32(0); first < d.k.flows.count; first += SweepSlice {
+	for first := uint32(0); first < d.k.flows.count; {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("sweep from slot %d: %w", first, err)
 		}
@@ -73,6 +76,10 @@ func (d *Dataplane) sweepOnce(ctx context.Context) error {
 		if err := runSyscall(d.k.sweep, &slice); err != nil {
 			return fmt.Errorf("sweep from slot %d: %w", first, err)
 		}
+		if slice.Count == 0 {
+			return fmt.Errorf("sweep from slot %d of %d: the program visited none", first, d.k.flows.count)
+		}
+		first += slice.Count
 		pass.Live += slice.Live
 		pass.Dead += slice.Dead
 		pass.Killed += slice.Killed

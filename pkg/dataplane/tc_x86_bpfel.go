@@ -45,6 +45,9 @@ const (
 	tcVarBalanceSeed = "balance_seed"
 	tcVarFlowHomes   = "flow_homes"
 	tcVarFlowSeed    = "flow_seed"
+	tcVarHoldAt      = "hold_at"
+	tcVarHoldFault   = "hold_fault"
+	tcVarHoldStep    = "hold_step"
 	tcVarJiffyScale  = "jiffy_scale"
 	tcVarMaxPairs    = "max_pairs"
 	tcVarMutant      = "mutant"
@@ -139,6 +142,9 @@ type tcVariableSpecs struct {
 	BalanceSeed *ebpf.VariableSpec `ebpf:"balance_seed"`
 	FlowHomes   *ebpf.VariableSpec `ebpf:"flow_homes"`
 	FlowSeed    *ebpf.VariableSpec `ebpf:"flow_seed"`
+	HoldAt      *ebpf.VariableSpec `ebpf:"hold_at"`
+	HoldFault   *ebpf.VariableSpec `ebpf:"hold_fault"`
+	HoldStep    *ebpf.VariableSpec `ebpf:"hold_step"`
 	JiffyScale  *ebpf.VariableSpec `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.VariableSpec `ebpf:"max_pairs"`
 	Mutant      *ebpf.VariableSpec `ebpf:"mutant"`
@@ -234,6 +240,9 @@ type tcVariables struct {
 	BalanceSeed *ebpf.Variable `ebpf:"balance_seed"`
 	FlowHomes   *ebpf.Variable `ebpf:"flow_homes"`
 	FlowSeed    *ebpf.Variable `ebpf:"flow_seed"`
+	HoldAt      *ebpf.Variable `ebpf:"hold_at"`
+	HoldFault   *ebpf.Variable `ebpf:"hold_fault"`
+	HoldStep    *ebpf.Variable `ebpf:"hold_step"`
 	JiffyScale  *ebpf.Variable `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.Variable `ebpf:"max_pairs"`
 	Mutant      *ebpf.Variable `ebpf:"mutant"`

@@ -45,6 +45,9 @@ const (
 	xdpVarBalanceSeed  = "balance_seed"
 	xdpVarFlowHomes    = "flow_homes"
 	xdpVarFlowSeed     = "flow_seed"
+	xdpVarHoldAt       = "hold_at"
+	xdpVarHoldFault    = "hold_fault"
+	xdpVarHoldStep     = "hold_step"
 	xdpVarJiffyScale   = "jiffy_scale"
 	xdpVarMaxPairs     = "max_pairs"
 	xdpVarMutant       = "mutant"
@@ -139,6 +142,9 @@ type xdpVariableSpecs struct {
 	BalanceSeed *ebpf.VariableSpec `ebpf:"balance_seed"`
 	FlowHomes   *ebpf.VariableSpec `ebpf:"flow_homes"`
 	FlowSeed    *ebpf.VariableSpec `ebpf:"flow_seed"`
+	HoldAt      *ebpf.VariableSpec `ebpf:"hold_at"`
+	HoldFault   *ebpf.VariableSpec `ebpf:"hold_fault"`
+	HoldStep    *ebpf.VariableSpec `ebpf:"hold_step"`
 	JiffyScale  *ebpf.VariableSpec `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.VariableSpec `ebpf:"max_pairs"`
 	Mutant      *ebpf.VariableSpec `ebpf:"mutant"`
@@ -234,6 +240,9 @@ type xdpVariables struct {
 	BalanceSeed *ebpf.Variable `ebpf:"balance_seed"`
 	FlowHomes   *ebpf.Variable `ebpf:"flow_homes"`
 	FlowSeed    *ebpf.Variable `ebpf:"flow_seed"`
+	HoldAt      *ebpf.Variable `ebpf:"hold_at"`
+	HoldFault   *ebpf.Variable `ebpf:"hold_fault"`
+	HoldStep    *ebpf.Variable `ebpf:"hold_step"`
 	JiffyScale  *ebpf.Variable `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.Variable `ebpf:"max_pairs"`
 	Mutant      *ebpf.Variable `ebpf:"mutant"`

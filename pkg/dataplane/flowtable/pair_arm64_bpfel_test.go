@@ -51,6 +51,8 @@ const (
 	pairFaultFAULT_LATE_STAMP    pairFault = 8
 	pairFaultFAULT_BLIND_END     pairFault = 9
 	pairFaultFAULT_REVERSE_FIRST pairFault = 10
+	pairFaultFAULT_BLIND_TWIN    pairFault = 11
+	pairFaultFAULT_BLIND_STAMP   pairFault = 12
 )
 
 type pairFlow struct {

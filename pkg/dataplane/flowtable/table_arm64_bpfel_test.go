@@ -60,6 +60,8 @@ const (
 	tableFaultFAULT_LATE_STAMP    tableFault = 8
 	tableFaultFAULT_BLIND_END     tableFault = 9
 	tableFaultFAULT_REVERSE_FIRST tableFault = 10
+	tableFaultFAULT_BLIND_TWIN    tableFault = 11
+	tableFaultFAULT_BLIND_STAMP   tableFault = 12
 )
 
 type tableFlow struct {

@@ -116,7 +116,8 @@ func (s *site) openAndClose(seed uint64, stop *atomic.Bool) error {
 // opened.
 func (s *site) clockAndSweep(duration time.Duration, want uint64) error {
 	begin := time.Now()
-	for first := uint32(0); ; first += dataplane.SweepSlice {
+	const part = 1 << 14 // slots
+	for first := uint32(0); ; first += part {
 		since := time.Since(begin)
 		if first >= s.homes+model.Window {
 			first = 0
@@ -129,7 +130,7 @@ func (s *site) clockAndSweep(duration time.Duration, want uint64) error {
 			}
 		}
 		s.at(1000 + uint32(since*perSecond/time.Second))
-		if _, err := s.Sweep(first, dataplane.SweepSlice, s.now); err != nil {
+		if _, err := s.Sweep(first, part, s.now); err != nil {
 			return err
 		}
 	}

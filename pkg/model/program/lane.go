@@ -94,6 +94,22 @@ func (p *Programs) Domains() (map[dataplane.RawDomainKey]*dataplane.RawDomain, e
 	return all, nil
 }
 
+// SetCursors lets every port domain take its next port from the same word of its bitmap. Nothing may open
+// a flow meanwhile.
+func (p *Programs) SetCursors(word uint32) error {
+	domains, err := p.Domains()
+	if err != nil {
+		return err
+	}
+	for k, d := range domains {
+		d.Cursor = word
+		if err := p.maps["domains_v1"].Put(k, d); err != nil {
+			return fmt.Errorf("set the cursor of a port domain: %w", err)
+		}
+	}
+	return nil
+}
+
 // LinkStats are the counters of a link, of all CPUs.
 func (p *Programs) LinkStats(link uint32) (sum dataplane.RawLinkStats, err error) {
 	var stats []dataplane.RawLinkStats

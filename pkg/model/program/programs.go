@@ -1,9 +1,11 @@
 package program
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -17,6 +19,10 @@ import (
 type Options struct {
 	XDP    bool   // XDP in front of TC; else TC alone
 	Mutant uint32 // number of the fault to compile in, 0 = none
+	// Hold is where a packet may be held (enum hold_place in bpf/hold.h), 0 = nowhere: in XDP, or in TC
+	// where that is alone. Fault is one of enum fault in bpf/faults.h, 0 = none.
+	Hold, Fault uint32
+	SweepBudget time.Duration // of a slice of the sweep; 0 = as compiled in
 }
 
 // Sizes of maps that need not be as large as in life.
@@ -63,6 +69,7 @@ type hook struct {
 	program *ebpf.Program
 	input   *dataplane.RawTestInput
 	verdict *dataplane.RawVerdict
+	step    *uint32 // of the packet that is held, enum hold_step
 }
 
 // Load loads the programs for a configuration's sizes and seeds. Write has to follow.
@@ -84,7 +91,11 @@ func Load(c *model.Config, o Options) (_ *Programs, err error) {
 			p.Close()
 		}
 	}()
-	if p.tc, err = p.load(specs.TC, "privlink_tc", c, o); err != nil {
+	behind := o
+	if o.XDP {
+		behind.Hold = 0
+	}
+	if p.tc, err = p.load(specs.TC, "privlink_tc", c, behind); err != nil {
 		return nil, err
 	}
 	if o.XDP {
@@ -92,7 +103,8 @@ func Load(c *model.Config, o Options) (_ *Programs, err error) {
 			return nil, err
 		}
 	}
-	if p.sweep, err = p.load(specs.Control, "sweep_slice", c, o); err != nil {
+	behind.Hold = 0
+	if p.sweep, err = p.load(specs.Control, "sweep_slice", c, behind); err != nil {
 		return nil, err
 	}
 	p.maglev = specs.TC.Maps["maglev_v1"].InnerMap
@@ -125,6 +137,8 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, name string, c *model.Config,
 	for name, value := range map[string]any{
 		"test_mode": uint8(1), "mutant": o.Mutant, "flow_homes": c.Homes, "flow_seed": c.FlowSeed, "balance_seed": c.BalanceSeed,
 		"max_pairs": c.MaxPairs, "port_step": c.PortStep, "port_offset": c.PortOffset, "port_inverse": inverse,
+		"hold_at": o.Hold, "hold_fault": o.Fault,
+		"sweep_budget": uint64(cmp.Or(o.SweepBudget, dataplane.SweepBudget)),
 	} {
 		if v := spec.Variables[name]; v != nil {
 			if err := v.Set(value); err != nil {
@@ -161,6 +175,9 @@ func (p *Programs) load(spec *ebpf.CollectionSpec, name string, c *model.Config,
 	if in, out := spec.Variables["test_input"], spec.Variables["test_verdict"]; in != nil && out != nil && bss != nil {
 		h.input = (*dataplane.RawTestInput)(unsafe.Pointer(&bss[in.Offset]))
 		h.verdict = (*dataplane.RawVerdict)(unsafe.Pointer(&bss[out.Offset]))
+	}
+	if step := spec.Variables["hold_step"]; step != nil && step.SectionName == ".bss" && bss != nil {
+		h.step = (*uint32)(unsafe.Pointer(&bss[step.Offset]))
 	}
 	return h, nil
 }
