@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,12 +18,13 @@ import (
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/control"
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/server"
 	"github.com/privlink/privlink/pkg/store"
 )
 
-// rig is a daemon without a kernel: real store, control plane and server on a socket of the test's own, and an
-// applier that keeps what it is given.
+// rig is a daemon without its kernel: real store, control plane and server on a socket of the test's own, and an
+// applier that keeps what it is given, or (newKernelRig) the dataplane.
 type rig struct {
 	t          *testing.T
 	socket     string
@@ -31,6 +33,7 @@ type rig struct {
 	controller *control.Controller
 	variables  map[string]string
 	stdin      string
+	lab        *lab.Lab // of newKernelRig
 }
 
 // recorder stands where the dataplane stands: it agrees with everything and remembers it.
@@ -92,6 +95,44 @@ func (observed) Backends(context.Context, string) ([]api.BackendHealth, error) {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	applier := &recorder{}
+	r := newRigOn(t, applier)
+	r.applier = applier
+	return r
+}
+
+// newKernelRig is a rig with the dataplane, in a namespace that has eth1; its pins are in bpffs.
+func newKernelRig(t *testing.T) (r *rig, bpffs string) {
+	t.Helper()
+	l := lab.New(t)
+	gw := l.Namespace("gateway")
+	l.Veth(gw, "eth1", l.Namespace("vm"), "eth0", lab.VethOptions{})
+	bpffs = l.BPFFS("rig")
+	log := logrus.New()
+	log.SetOutput(&testWriter{t: t})
+	var plane *dataplane.Dataplane
+	var controller atomic.Pointer[control.Controller]
+	plane, err := dataplane.Open(context.Background(), dataplane.Options{BPFFS: bpffs, NetNS: gw.Path(), Pairs: 64, Log: log, Notify: func() {
+		if c := controller.Load(); c != nil {
+			c.Report(plane.Result())
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := plane.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r = newRigOn(t, plane)
+	controller.Store(r.controller)
+	r.lab = l
+	return r, bpffs
+}
+
+func newRigOn(t *testing.T, applier control.Applier) *rig {
+	t.Helper()
 	dir := t.TempDir()
 	log := logrus.New()
 	log.SetOutput(&testWriter{t: t})
@@ -99,9 +140,9 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, socket: filepath.Join(dir, "socket"), store: kept, applier: &recorder{}, variables: map[string]string{}}
+	r := &rig{t: t, socket: filepath.Join(dir, "socket"), store: kept, variables: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	r.controller, err = control.New(ctx, control.Options{Store: kept, Applier: r.applier, Log: log})
+	r.controller, err = control.New(ctx, control.Options{Store: kept, Applier: applier, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
