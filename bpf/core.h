@@ -119,8 +119,10 @@ static __always_inline int open(hook *ctx, struct packet *p, struct half *h, boo
 	struct scratch *scratch;
 	struct link_stats *stats;
 	struct opening *o;
-	int r = admit(ctx, p);
+	int r;
 
+	recent_homes_touch();
+	r = admit(ctx, p);
 	if (r)
 		return r;
 	scratch = scratch_own();
@@ -322,7 +324,11 @@ static __always_inline int receive(hook *ctx, struct packet *p)
 		return IS_XDP ? UP : OTHER(NO_ATTACHMENT);
 	p->flags = in->flags;
 	p->in = in->out;
-	__builtin_memcpy(p->mac, in->mac, ETH_ALEN);
+#ifdef HOOK_TC
+	/* for answers; a copy byte by byte is what memcpy would be */
+	*(__u32 *)p->mac = *(__u32 *)in->mac;
+	*(__u16 *)(p->mac + 4) = *(__u16 *)(in->mac + 4);
+#endif
 	p->key.vnet = in->vnet;
 	if (!in->vnet)
 		return IS_XDP ? UP : OTHER(NO_ATTACHMENT);

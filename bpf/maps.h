@@ -40,6 +40,7 @@
 
 ARRAY(table_v1, 1, struct table);
 ARRAY(config_v1, 1, struct config);
+ARRAY(refills_v1, 1, struct refills);
 
 ARRAY(vnets_v1, MAX_VNETS, struct name);
 ARRAY(services_v1, MAX_SERVICES, struct name);

@@ -7,6 +7,7 @@
 #define PRIVLINK_OPEN_H
 
 #include "balance.h"
+#include "recent.h"
 #include "rewrite.h"
 #include "track.h"
 
@@ -39,19 +40,42 @@ struct opening {
 	__u32 reason;              /* scratch: why there is no port */
 };
 
+/* o->domain is the one until `used` of its ports are in use, or another one drains. */
+static __always_inline void nat_remember(const struct opening *o, const struct natset *set,
+                                         struct recent_nat *recent, __u32 refills, __u32 used)
+{
+	recent->domain = o->domain;
+	recent->set = o->nat;
+	recent->ident = set->ident;
+	recent->refills = refills;
+	recent->used = used;
+}
+
 /* The NAT IP whose port the next flow takes, into o->domain: they fill in order, the next one opens
  * when the open ones are half full, and then the first that has a port left. NULL and o->reason if
- * none has.
+ * none has. Which one it was is remembered until it is too full, or until any has drained.
  */
 static __always_inline struct domain *nat_choose(struct opening *o)
 {
 	struct natset *set = natset_at(o->nat);
-	__u32 resting = 0, missing = 0;
+	__u32 resting = 0, missing = 0, refills = refills_count();
+	struct recent_nat *recent = recent_nat(&o->domain);
 	__be32 first = 0;
 
 	o->reason = REASON_PORTS;
-	if (!set)
+	if (!set || !recent)
 		return NULL;
+	if (recent->set == o->nat && recent->ident == (__u32)set->ident &&
+	    recent->refills == refills && recent->domain.backend == o->domain.backend &&
+	    recent->domain.port == o->domain.port && recent->domain.vnet == o->domain.vnet &&
+	    recent->domain.proto == o->domain.proto) {
+		struct domain *d = domain_find(&recent->domain);
+
+		if (d && d->used < recent->used) {
+			o->domain.nat = recent->domain.nat;
+			return d;
+		}
+	}
 	for (int i = 0; i < MAX_NAT_IPS; i++) {
 		struct domain *d;
 		__u32 used;
@@ -67,8 +91,11 @@ static __always_inline struct domain *nat_choose(struct opening *o)
 			continue;
 		}
 		used = d->used;
-		if (used < PORT_COUNT / 2 && !MUTANT(9))
+		if (used < PORT_COUNT / 2 && !MUTANT(9)) {
+			if (!missing)
+				nat_remember(o, set, recent, refills, PORT_COUNT / 2);
 			return d;
+		}
 		if (used < PORT_COUNT && !first)
 			first = o->domain.nat;
 		resting += d->resting;
@@ -80,6 +107,8 @@ static __always_inline struct domain *nat_choose(struct opening *o)
 		return NULL;
 	}
 	o->domain.nat = first;
+	if (!missing)
+		nat_remember(o, set, recent, refills, PORT_COUNT);
 	return domain_find(&o->domain);
 }
 
@@ -133,6 +162,7 @@ SLOW int reverse_insert(struct opening *o)
 	in->wait = 1;
 	in->revived = 0;
 	o->bit = bit;
+	recent_expect(o->backend, &in->key, d);
 	r = flow_insert(in);
 	/* An entry that is there although its bit was not set belongs to another domain: the backend
 	 * was given HA ports, or lost them, while it lived. The cursor has moved on.

@@ -102,6 +102,18 @@ static __always_inline bool half_end(struct flow *f, __u32 state, __u32 now)
 	return true;
 }
 
+/* The lowest clear bit of a word that has one, as a mask. */
+static __always_inline __u64 lowest_clear(__u64 word)
+{
+	return ~word & -~word;
+}
+
+/* Number of the only bit set: BPF has no count of trailing zeros; clang makes a popcount. */
+static __always_inline __u32 bit_number(__u64 mask)
+{
+	return __builtin_popcountll(mask - 1);
+}
+
 struct port_search {
 	struct domain *domain;
 	__u32 word;
@@ -121,16 +133,13 @@ static long port_search_word(__u32 n, struct port_search *s)
 	word = s->domain->word[at];
 	for (int i = 0; i < 4; i++) {
 		__u64 mask, old;
-		__u32 b;
 
 		if (!~word)
 			break;
-		/* lowest clear bit: BPF has no count of trailing zeros; clang makes a popcount */
-		mask = ~word & -~word;
-		b = __builtin_popcountll(mask - 1);
+		mask = lowest_clear(word);
 		old = __sync_fetch_and_or(&s->domain->word[at], mask);
 		if (!(old & mask)) {
-			s->bit = at * 64 + b;
+			s->bit = at * 64 + bit_number(mask);
 			s->word = at + 1;
 			return 1;
 		}
@@ -155,18 +164,37 @@ static __always_inline __s32 port_take(struct domain *d)
 	return s.bit;
 }
 
+/* The port that the next flow of a domain will take, if nobody else comes: its bit, -1 = not known. */
+static __always_inline __s32 port_next(struct domain *d)
+{
+	__u32 at = d->cursor;
+	__u64 word;
+
+	if (at >= PORT_WORDS)
+		at = 0;
+	word = d->word[at];
+	return ~word ? (__s32)(at * 64 + bit_number(lowest_clear(word))) : -1;
+}
+
 static __always_inline void port_release(struct domain *d, __u32 bit)
 {
 	__u64 mask = 1ull << (bit & 63), old;
-	__u32 word = bit / 64;
+	__u32 word = bit / 64, used, zero = 0;
+	struct refills *refills;
 
 	/* clang knows that it is in range, the verifier wants to see it asked */
 	asm volatile("" : "+r"(word));
 	if (word >= PORT_WORDS || MUTANT(8))
 		return;
 	old = __sync_fetch_and_and(&d->word[word], ~mask);
-	if (old & mask)
-		__sync_fetch_and_sub(&d->used, 1);
+	if (!(old & mask))
+		return;
+	used = __sync_fetch_and_sub(&d->used, 1);
+	if (used != PORT_COUNT && used != PORT_COUNT / 2)
+		return;
+	refills = bpf_map_lookup_elem(&refills_v1, &zero);
+	if (refills)
+		__sync_fetch_and_add(&refills->count, 1);
 }
 
 /* The reverse half of a port was freed, or its slot taken again: the port is anybody's. */

@@ -392,6 +392,14 @@ struct table {
 	__u32 wanted_sweep; /* a domain is nearly full: set by packets, cleared by the daemon */
 };
 
+/* How often a port domain fell below half full, or below full: while the number stays, those that
+ * were so full still are.
+ */
+struct refills {
+	__u32 count;
+	__u32 pad;
+};
+
 /* Written once when the maps are made: who adopts them needs the same numbers. */
 struct config {
 	__u64 seed[5];        /* of the flow hash */

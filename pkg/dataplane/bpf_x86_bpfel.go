@@ -430,6 +430,25 @@ type bpfReasonText struct {
 	Text  [72]int8
 }
 
+type bpfRecent struct {
+	_   structs.HostLayout
+	Nat [16]struct {
+		_       structs.HostLayout
+		Domain  bpfDomainKey
+		Set     uint32
+		Ident   uint32
+		Refills uint32
+		Used    uint32
+	}
+	Home [8]uint32
+}
+
+type bpfRefills struct {
+	_     structs.HostLayout
+	Count uint32
+	Pad   uint32
+}
+
 type bpfRewrite struct {
 	_       structs.HostLayout
 	Saddr   uint32
@@ -658,6 +677,8 @@ const (
 	bpfMapOutsV1             = "outs_v1"
 	bpfMapPoolsV1            = "pools_v1"
 	bpfMapReasonsV1          = "reasons_v1"
+	bpfMapRecentV1           = "recent_v1"
+	bpfMapRefillsV1          = "refills_v1"
 	bpfMapRuleidxV1          = "ruleidx_v1"
 	bpfMapRulesV1            = "rules_v1"
 	bpfMapScratchV1          = "scratch_v1"
@@ -783,6 +804,8 @@ type bpfMapSpecs struct {
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.MapSpec `ebpf:"pools_v1"`
 	ReasonsV1   *ebpf.MapSpec `ebpf:"reasons_v1"`
+	RecentV1    *ebpf.MapSpec `ebpf:"recent_v1"`
+	RefillsV1   *ebpf.MapSpec `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.MapSpec `ebpf:"ruleidx_v1"`
 	RulesV1     *ebpf.MapSpec `ebpf:"rules_v1"`
 	ScratchV1   *ebpf.MapSpec `ebpf:"scratch_v1"`
@@ -878,6 +901,8 @@ type bpfMaps struct {
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.Map `ebpf:"pools_v1"`
 	ReasonsV1   *ebpf.Map `ebpf:"reasons_v1"`
+	RecentV1    *ebpf.Map `ebpf:"recent_v1"`
+	RefillsV1   *ebpf.Map `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.Map `ebpf:"ruleidx_v1"`
 	RulesV1     *ebpf.Map `ebpf:"rules_v1"`
 	ScratchV1   *ebpf.Map `ebpf:"scratch_v1"`
@@ -907,6 +932,8 @@ func (m *bpfMaps) Close() error {
 		m.OutsV1,
 		m.PoolsV1,
 		m.ReasonsV1,
+		m.RecentV1,
+		m.RefillsV1,
 		m.RuleidxV1,
 		m.RulesV1,
 		m.ScratchV1,

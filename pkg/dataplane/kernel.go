@@ -85,7 +85,7 @@ func loadKernel(f *folder, want sizes, attached []ebpf.ProgramID) (_ *kernel, er
 
 // private are maps that each object has for itself: per-CPU scratch space, which must not be shared
 // with programs that these may interrupt.
-var private = map[string]bool{"scratch_v1": true, "new_domain_v1": true}
+var private = map[string]bool{"scratch_v1": true, "new_domain_v1": true, "recent_v1": true}
 
 // own are the specs of the maps that the objects share: neither private nor data sections.
 func own(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {

@@ -53,6 +53,7 @@ func TestLayout_Sizes_AreThoseOfTheMaps(t *testing.T) {
 		mapNatsets:   {4, unsafe.Sizeof(bpfNatset{})},
 		mapBackends:  {4, unsafe.Sizeof(bpfBackend{})},
 		"buckets_v1": {4, unsafe.Sizeof(bpfBucket{})},
+		"refills_v1": {4, 8}, // for the programs alone
 		mapLinkStats: {4, unsafe.Sizeof(bpfLinkStats{})},
 		mapReasons:   {4, unsafe.Sizeof(bpfReasonStats{})},
 		mapAddresses: {unsafe.Sizeof(bpfAddressKey{}), unsafe.Sizeof(bpfAddress{})},

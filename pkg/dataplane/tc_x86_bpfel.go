@@ -33,6 +33,8 @@ const (
 	tcMapOutsV1      = "outs_v1"
 	tcMapPoolsV1     = "pools_v1"
 	tcMapReasonsV1   = "reasons_v1"
+	tcMapRecentV1    = "recent_v1"
+	tcMapRefillsV1   = "refills_v1"
 	tcMapRuleidxV1   = "ruleidx_v1"
 	tcMapRulesV1     = "rules_v1"
 	tcMapScratchV1   = "scratch_v1"
@@ -125,6 +127,8 @@ type tcMapSpecs struct {
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.MapSpec `ebpf:"pools_v1"`
 	ReasonsV1   *ebpf.MapSpec `ebpf:"reasons_v1"`
+	RecentV1    *ebpf.MapSpec `ebpf:"recent_v1"`
+	RefillsV1   *ebpf.MapSpec `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.MapSpec `ebpf:"ruleidx_v1"`
 	RulesV1     *ebpf.MapSpec `ebpf:"rules_v1"`
 	ScratchV1   *ebpf.MapSpec `ebpf:"scratch_v1"`
@@ -193,6 +197,8 @@ type tcMaps struct {
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.Map `ebpf:"pools_v1"`
 	ReasonsV1   *ebpf.Map `ebpf:"reasons_v1"`
+	RecentV1    *ebpf.Map `ebpf:"recent_v1"`
+	RefillsV1   *ebpf.Map `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.Map `ebpf:"ruleidx_v1"`
 	RulesV1     *ebpf.Map `ebpf:"rules_v1"`
 	ScratchV1   *ebpf.Map `ebpf:"scratch_v1"`
@@ -222,6 +228,8 @@ func (m *tcMaps) Close() error {
 		m.OutsV1,
 		m.PoolsV1,
 		m.ReasonsV1,
+		m.RecentV1,
+		m.RefillsV1,
 		m.RuleidxV1,
 		m.RulesV1,
 		m.ScratchV1,

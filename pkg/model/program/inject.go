@@ -46,6 +46,8 @@ func (p *Programs) Reset() error {
 			return errors.Join(err, e)
 		}
 	}
+	p.resets++ // all domains have drained
+	err = errors.Join(err, p.maps["refills_v1"].Put(uint32(0), p.resets))
 	cpus := ebpf.MustPossibleCPU()
 	for r := range model.ReasonCount {
 		err = errors.Join(err, p.maps["reasons_v1"].Put(uint32(r), make([]dataplane.RawReason, cpus)))

@@ -2,6 +2,7 @@ package program
 
 import (
 	"encoding/binary"
+	"hash/fnv"
 
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/model"
@@ -121,11 +122,15 @@ func rawRule(service uint32, r *model.Rule) dataplane.RawRule {
 	return dataplane.RawRule{Service: service, Nat: r.NAT, BackendPort: net16(r.BackendPort), Distribution: uint8(r.Distribution)}
 }
 
+// rawNATSet has another identity for other content, as in life: programs remember by it.
 func rawNATSet(s *model.NATSet) dataplane.RawNatset {
 	raw := dataplane.RawNatset{Vnet: s.VNet, Count: uint8(len(s.Addrs))}
+	content := fnv.New64a()
 	for i, a := range s.Addrs {
 		raw.Addr[i] = net32(a)
+		_ = binary.Write(content, binary.LittleEndian, a)
 	}
+	raw.Ident = content.Sum64()
 	return raw
 }
 

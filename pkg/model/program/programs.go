@@ -51,6 +51,7 @@ type Programs struct {
 	table    []dataplane.RawTable
 	buckets  []dataplane.RawBucket
 	memory   [][]byte
+	resets   uint64
 
 	maglev    *ebpf.MapSpec
 	places    map[uint32][]uint32 // what each rule's table holds

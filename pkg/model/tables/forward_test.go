@@ -31,6 +31,12 @@ func forwardRows(t *testing.T) []row {
 	backToTagged := got("SA").with(func(p *packet) { p.from, p.src = ports[2].mac, peered })
 	mac2 := model.MAC{2, 0, 0, 0, 0, 99}
 	moved := func(p packet) packet { return p.with(func(p *packet) { p.from = mac2 }) }
+	opensFrom := func(port uint16, nat model.IP, natPort uint16) step {
+		syn := func(p packet, from, to uint16) packet {
+			return p.with(func(p *packet) { p.tcp = segment(from, to, "S", 1000, 2000) })
+		}
+		return forwards("consumer", syn(asked("S"), port, 80), "provider", syn(seen("S").with(func(p *packet) { p.src = nat }), natPort, 8080))
+	}
 	return []row{
 		{"payload both ways", "rewrite checksum", steps(opened(),
 			forwards("consumer", carrying(asked("A"), 501), "provider", carrying(seen("A"), 501)),
@@ -75,7 +81,7 @@ func forwardRows(t *testing.T) []row {
 		{"a backend that moves gets its packets there", "path", steps(
 			opened(), changes(func(b *bench) { b.c.Backends[backendWeb].MAC = mac2 }),
 			forwards("consumer", asked("A"), "provider", seen("A").with(func(p *packet) { p.to = mac2 }))), nil},
-		{"NAT IPs in order: the next when the first is half full, the first when all are", "ports open", steps(
+		{"NAT IPs in order: the next when the first is half full, the first when all are", "ports open recent", steps(
 			changes(func(b *bench) {
 				b.c.NATSets[1] = &model.NATSet{VNet: providerNet, Addrs: []model.IP{natIP, natIP2}}
 				fill(b, natIP, 8080, model.TCP, model.PortCount/2, 0)
@@ -87,6 +93,15 @@ func forwardRows(t *testing.T) []row {
 			}),
 			forwards("consumer", asked("S").with(func(p *packet) { p.tcp = segment(5001, 80, "S", 1000, 2000) }), "provider",
 				seen("S").with(func(p *packet) { p.tcp = segment(65535, 8080, "S", 1000, 2000) }))), nil},
+		{"a NAT IP that drains to less than half takes flows again", "ports open recent", steps(
+			changes(func(b *bench) {
+				b.c.NATSets[1] = &model.NATSet{VNet: providerNet, Addrs: []model.IP{natIP, natIP2}}
+				fill(b, natIP, 8080, model.TCP, model.PortCount/2+1, 0)
+			}),
+			opensFrom(5000, natIP, model.FirstPort+model.PortCount/2-1),
+			opensFrom(5001, natIP2, firstNATPort), opensFrom(5002, natIP2, firstNATPort+64),
+			sweep(21), sweep(16),
+			opensFrom(5003, natIP, model.FirstPort+model.PortCount/2)), nil},
 		{"a quota of one", "open", steps(
 			changes(func(b *bench) { b.c.Links[linkApproved].MaxFlows = 1 }), opened(), drops("consumer", query(), model.Quota)), func(b *bench) {
 			b.wantStats(linkApproved, model.LinkStats{PacketsIn: 2, BytesIn: 80, PacketsOut: 1, BytesOut: 40, Opened: 1, Refused: 1, Dropped: 1})
