@@ -1,16 +1,12 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"reflect"
-	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
@@ -91,177 +87,6 @@ func jsonName(t reflect.Type) string {
 	return t.String()
 }
 
-// node is a JSON value whose members keep their names as written.
-type node struct {
-	value  json.Token // of a scalar
-	names  []string   // of an object
-	values []*node    // of an object or array
-	object bool
-	array  bool
-}
-
-// empty says that the value asks for nothing.
-func (n *node) empty() bool {
-	if n.object || n.array {
-		for i, name := range n.names {
-			if equalFold(name, "enabled") && n.values[i].value == false {
-				return true
-			}
-		}
-		for _, v := range n.values {
-			if !v.empty() {
-				return false
-			}
-		}
-		return true
-	}
-	return n.value == nil || n.value == false || n.value == ""
-}
-
-// fits tells whether the value can be one of t.
-func (n *node) fits(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Slice:
-		return n.array
-	case reflect.Struct:
-		return n.object || t == reflect.TypeFor[time.Time]()
-	case reflect.Map:
-		return n.object
-	case reflect.Bool:
-		_, ok := n.value.(bool)
-		return ok
-	case reflect.String:
-		_, ok := n.value.(string)
-		return ok
-	case reflect.Int32, reflect.Int64:
-		number, ok := n.value.(json.Number)
-		if !ok {
-			return false
-		}
-		_, err := strconv.ParseInt(number.String(), 10, t.Bits())
-		return err == nil
-	}
-	return true
-}
-
-// String is the value as an error shows it.
-func (n *node) String() string {
-	switch v := n.value.(type) {
-	case string:
-		return strconv.Quote(v)
-	case nil:
-		if n.array {
-			return "a list"
-		}
-		return "an object"
-	default:
-		return fmt.Sprint(v)
-	}
-}
-
-func parse(data []byte) (*node, error) {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	n, err := parseValue(d, nil, 0)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, badJSON("goes on behind its end")
-	}
-	if !n.object {
-		return nil, badJSON("is not an object")
-	}
-	return n, nil
-}
-
-func parseValue(d *json.Decoder, path *where, depth int) (*node, error) {
-	if depth > MaxDepth {
-		return nil, badJSON("is nested deeper than %d", MaxDepth)
-	}
-	token, err := d.Token()
-	if err != nil {
-		return nil, syntaxError(d, err)
-	}
-	n := &node{}
-	switch token {
-	case json.Delim('{'):
-		n.object = true
-		var seen names
-		for d.More() {
-			key, err := d.Token()
-			if err != nil {
-				return nil, syntaxError(d, err)
-			}
-			name, _ := key.(string)
-			if !seen.add(name) {
-				return nil, NewError(http.StatusBadRequest, CodeInvalidRequest, (&where{up: path, name: name}).String(), "appears twice")
-			}
-			v, err := parseValue(d, &where{up: path, name: name}, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			n.names, n.values = append(n.names, name), append(n.values, v)
-		}
-	case json.Delim('['):
-		n.array = true
-		for d.More() {
-			v, err := parseValue(d, &where{up: path, element: true, index: len(n.values)}, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			n.values = append(n.values, v)
-		}
-	default:
-		n.value = token
-		return n, nil
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, syntaxError(d, err)
-	}
-	return n, nil
-}
-
-// names are those of an object, without regard to case. Most objects have a few.
-type names struct {
-	few  []string
-	many map[string]bool // in lower case, of more than fewNames
-}
-
-const fewNames = 16
-
-// add is false for a name that is there.
-func (n *names) add(name string) bool {
-	if n.many == nil {
-		for _, other := range n.few {
-			if equalFold(other, name) {
-				return false
-			}
-		}
-		if n.few = append(n.few, name); len(n.few) <= fewNames {
-			return true
-		}
-		n.many = make(map[string]bool)
-		for _, other := range n.few {
-			n.many[strings.ToLower(other)] = true
-		}
-		return true
-	}
-	fold := strings.ToLower(name)
-	if n.many[fold] {
-		return false
-	}
-	n.many[fold] = true
-	return true
-}
-
-func syntaxError(d *json.Decoder, err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return badJSON("ends in the middle")
-	}
-	return badJSON("is not JSON at byte %d: %v", d.InputOffset(), err)
-}
-
 func join(path, name string) string {
 	if path == "" {
 		return name
@@ -278,20 +103,20 @@ func (p *problems) fields(n *node, t reflect.Type, path *where, mode Strictness)
 		t = reflect.New(t).Interface().(owner).elem()
 	}
 	switch {
-	case n.value == nil && !n.array && !n.object:
+	case n.kind == nullNode:
 		// null: the zero value
 	case !n.fits(t):
 		p.add(NewError(http.StatusBadRequest, CodeInvalidRequest, path.String(), "%s found where %s is expected", n, jsonName(t)))
-	case n.array && t.Kind() == reflect.Slice:
-		for i, v := range n.values {
-			p.fields(v, t.Elem(), &where{up: path, element: true, index: i}, mode)
+	case n.kind == arrayNode && t.Kind() == reflect.Slice:
+		for i := range n.values {
+			p.fields(&n.values[i], t.Elem(), &where{up: path, element: true, index: i}, mode)
 		}
-	case n.object && t.Kind() == reflect.Struct:
+	case n.kind == objectNode && t.Kind() == reflect.Struct:
 		s := shapeOf(t)
 		for i, name := range n.names {
 			here := &where{up: path, name: name}
 			if ft, ok := s.known[strings.ToLower(name)]; ok {
-				p.fields(n.values[i], ft, here, mode)
+				p.fields(&n.values[i], ft, here, mode)
 				continue
 			}
 			if why, ok := unsupported(t, name); ok {

@@ -64,10 +64,10 @@ properties:
   subnets: [{name: fronts, properties: {addressPrefix: 10.8.0.0/16}}, {name: backs, properties: {addressPrefix: 10.9.0.0/16}}]
 `
 
-// services writes many services with backends of their own as one batch of resources for each of two
+// daemonServices writes many services with backends of their own as one batch of resources for each of two
 // subscriptions, and times until the kernel has them: API, store, compile and apply.
-func (w *world) services(ctx context.Context) (note string, err error) {
-	c, err := newCrowd(ctx, w.lab, "crowd")
+func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
+	c, err := newCrowd(ctx, l, "crowd")
 	if err != nil {
 		return "", err
 	}
@@ -134,10 +134,10 @@ properties:
 	return b.String()
 }
 
-// change writes a load balancer whose pool is large, with one backend changed each time, and times until the kernel
+// daemonChange writes a load balancer whose pool is large, with one backend changed each time, and times until the kernel
 // has it.
-func (w *world) change(ctx context.Context) (note string, err error) {
-	c, err := newCrowd(ctx, w.lab, "pool")
+func daemonChange(ctx context.Context, l *lab.Lab) (note string, err error) {
+	c, err := newCrowd(ctx, l, "pool")
 	if err != nil {
 		return "", err
 	}
@@ -180,7 +180,7 @@ func (w *world) change(ctx context.Context) (note string, err error) {
 	if _, err := client.Put[api.LoadBalancer](ctx, c.api, id, document(false), client.Conditions{}); err != nil {
 		return "", err
 	}
-	if err := w.resolved(ctx, c, id); err != nil {
+	if err := c.resolved(ctx, id); err != nil {
 		return "", err
 	}
 	var all series
@@ -202,7 +202,7 @@ func (w *world) change(ctx context.Context) (note string, err error) {
 }
 
 // resolved waits until every backend of the large pool is up.
-func (w *world) resolved(ctx context.Context, c *crowd, lb api.ID) error {
+func (c *crowd) resolved(ctx context.Context, lb api.ID) error {
 	return lab.Poll(30*time.Second, func() error {
 		list, err := client.List[api.BackendHealth](ctx, c.api, client.Path(lb)+"/backendHealth", nil)
 		if err != nil {

@@ -3,6 +3,7 @@
 // pool. It prints one line per check and ends with "rolling replacement: R requests, F failed". It needs root.
 //
 // CHECK_LB_SECONDS is how long backends are killed: 120, or 20 where CI=true. CHECK_LB_SEED repeats an order of kills.
+// CHECK_LB_ONLY is a regular expression: checks whose names it does not match are left out.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"syscall"
 	"time"
@@ -48,6 +50,7 @@ func main() {
 type options struct {
 	killing time.Duration // how long backends are killed
 	seed    uint64        // of who is killed when
+	only    *regexp.Regexp
 }
 
 func readOptions(getenv func(string) string) (options, error) {
@@ -69,13 +72,21 @@ func readOptions(getenv func(string) string) (options, error) {
 		}
 		o.seed = seed
 	}
+	var err error
+	if o.only, err = regexp.Compile(getenv("CHECK_LB_ONLY")); err != nil {
+		return o, fmt.Errorf("CHECK_LB_ONLY: %w", err)
+	}
 	return o, nil
 }
 
 // checkAll prints one line per check and returns how many failed. The rolling replacement comes last and its line
 // is of the form that others read.
 func checkAll(ctx context.Context, l *lab.Lab, o options, out io.Writer) (failed int) {
-	say := func(name, note string, err error) {
+	check := func(name string, run func() (string, error)) {
+		if !o.only.MatchString(name) {
+			return
+		}
+		note, err := run()
 		if err != nil {
 			failed++
 			fmt.Fprintf(out, "FAIL  %s: %s%v\n", name, note, err)
@@ -83,31 +94,34 @@ func checkAll(ctx context.Context, l *lab.Lab, o options, out io.Writer) (failed
 		}
 		fmt.Fprintf(out, "ok    %s: %s\n", name, note)
 	}
-	for _, c := range []struct {
-		name string
-		run  func(context.Context, *lab.Lab) (string, error)
-	}{{"1,000 services x 8 backends", programServices}, {"one backend of 1,000 changes", changeBackend}} {
-		note, err := c.run(ctx, l)
-		say(c.name, note, err)
+	check("1,000 services x 8 backends", func() (string, error) { return programServices(ctx, l) })
+	check("one backend of 1,000 changes", func() (string, error) { return changeBackend(ctx, l) })
+	check("1,000 services x 8 backends through the daemon", func() (string, error) { return daemonServices(ctx, l) })
+	check("one backend of 1,000 changes through the daemon", func() (string, error) { return daemonChange(ctx, l) })
+	const killing, rolling = "backends killed at random", "rolling replacement"
+	if !o.only.MatchString(killing) && !o.only.MatchString(rolling) {
+		return failed
 	}
 	w, err := newWorld(ctx, l)
 	if err != nil {
-		say("build the laboratory", "", err)
-		return failed
+		fmt.Fprintf(out, "FAIL  build the laboratory: %v\n", err)
+		return failed + 1
 	}
 	defer w.close()
-	note, err := w.services(ctx)
-	say("1,000 services x 8 backends through the daemon", note, err)
-	note, err = w.change(ctx)
-	say("one backend of 1,000 changes through the daemon", note, err)
-	note, err = w.kill(ctx, o)
-	say(fmt.Sprintf("backends killed at random for %v (seed %d)", o.killing, o.seed), note, err)
+	check(killing, func() (string, error) {
+		note, err := w.kill(ctx, o)
+		return fmt.Sprintf("for %v (seed %d): %s", o.killing, o.seed, note), err
+	})
+	if !o.only.MatchString(rolling) {
+		return failed
+	}
 	r, err := w.replace(ctx)
 	if err != nil {
-		say("rolling replacement", "", err)
+		failed++
+		fmt.Fprintf(out, "FAIL  %s: %v\n", rolling, err)
 	}
 	failed += r.failed
-	fmt.Fprintf(out, "rolling replacement: %d requests, %d failed\n", r.requests, r.failed)
+	fmt.Fprintf(out, "%s: %d requests, %d failed\n", rolling, r.requests, r.failed)
 	return failed
 }
 
