@@ -22,13 +22,12 @@ func clearReadOnly(v reflect.Value) {
 			clearReadOnly(v.Index(i))
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			switch f := v.Type().Field(i); {
-			case !f.IsExported():
-			case f.Tag.Get("arm") == "ro":
-				v.Field(i).SetZero()
-			default:
-				clearReadOnly(v.Field(i))
+		for _, f := range shapeOf(v.Type()).fields {
+			switch {
+			case f.readOnly:
+				v.Field(f.index).SetZero()
+			case f.reports:
+				clearReadOnly(v.Field(f.index))
 			}
 		}
 	}

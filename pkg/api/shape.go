@@ -24,6 +24,8 @@ type field struct {
 	shares   bool // it reaches a pointer, slice or map: a copy of the struct would share it
 	refers   bool // it reaches a SubResource
 	owns     bool // it reaches an Own
+	readOnly bool // see ClearReadOnly
+	reports  bool // it reaches a field that is readOnly
 }
 
 // shapes caches shapeOf by type: what reflection says of a type never changes.
@@ -42,7 +44,7 @@ func shapeOf(t reflect.Type) *shape {
 		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		s.fields = append(s.fields, field{index: i, name: name, embedded: f.Anonymous,
-			shares: reaches(f.Type, isShared), refers: reaches(f.Type, isReference), owns: reaches(f.Type, isOwn)})
+			shares: reaches(f.Type, isShared), refers: reaches(f.Type, isReference), owns: reaches(f.Type, isOwn), readOnly: isReadOnly(f), reports: reaches(f.Type, hasReadOnly)})
 	}
 	shapes.Store(t, s)
 	return s
@@ -55,6 +57,20 @@ func isShared(t reflect.Type) bool {
 func isReference(t reflect.Type) bool { return t == reflect.TypeFor[SubResource]() }
 
 func isOwn(t reflect.Type) bool { return reflect.PointerTo(t).Implements(reflect.TypeFor[owner]()) }
+
+func isReadOnly(f reflect.StructField) bool { return f.Tag.Get("arm") == "ro" }
+
+func hasReadOnly(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	for i := range t.NumField() {
+		if f := t.Field(i); f.IsExported() && isReadOnly(f) {
+			return true
+		}
+	}
+	return false
+}
 
 // reaches tells whether t is of a kind, or leads to a type that is. The types of this package lead to no circle.
 func reaches(t reflect.Type, kind func(reflect.Type) bool) bool {
