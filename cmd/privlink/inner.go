@@ -194,5 +194,8 @@ func (in *inside) backend(rule string, t dataplane.Target, silent bool) api.Back
 	return b
 }
 
+// Pairs implements control.TableSizer.
+func (a applier) Pairs() uint32 { return a.plane.Pairs() }
+
 // CheckAttachment implements control.AttachmentChecker.
 func (a applier) CheckAttachment(x dataplane.Attachment) error { return a.plane.CheckAttachment(x) }

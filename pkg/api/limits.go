@@ -47,7 +47,7 @@ const (
 	DefaultInterval    = 15    // seconds
 	MaxProbeInterval   = 2147483
 	MaxProbeCount      = 100
-	MaxFlows           = 1 << 30 // pairs of flows; the table's own size is checked where it is known
+	MaxFlows           = 1 << 30 // pairs of flows in any table; that of the table there is is checked where it is known
 	MaxVLAN            = 4094
 	MaxWeight          = 100
 )

@@ -22,6 +22,14 @@ func attachmentOf(a *api.Attachment) dataplane.Attachment {
 		PassOther: a.PassOther, Exclusive: a.Exclusive, NextHop: hop}
 }
 
+// checkOutcome refuses what only the kernel knows to be impossible.
+func (c *Controller) checkOutcome(o Outcome) error {
+	if err := c.checkInterfaces(o); err != nil {
+		return err
+	}
+	return c.checkServiceFlows(o)
+}
+
 // checkInterfaces refuses attachments that a write adds or changes and that cannot be. Those that were there before stay,
 // though their interface may be gone: it may come back.
 func (c *Controller) checkInterfaces(o Outcome) error {

@@ -31,6 +31,9 @@ func (c *Controller) Decide(ctx context.Context, who auth.Actor, id api.ID, doc 
 		x := *old
 		switch limit := doc.Properties.MaxFlows; {
 		case limit.IsSet():
+			if err := c.checkFlowLimit("properties.maxFlows", limit, old.MaxFlows); err != nil {
+				return err
+			}
 			x.MaxFlows = limit
 		case limit.IsNull():
 			x.MaxFlows = api.Own[int64]{}

@@ -76,7 +76,7 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 			pools := t.poolsBefore(s.ID)
 			if s.Put != nil || s.change != nil {
 				if out, err = c.putStep(t, s); err == nil {
-					err = c.checkInterfaces(out)
+					err = c.checkOutcome(out)
 				}
 			} else {
 				out, err = c.deleteStep(t, s, len(steps) == 1)

@@ -71,6 +71,7 @@ type Dataplane struct {
 	att    *attacher
 	socket *neigh.Socket
 	clock  func() time.Time
+	pairs  uint32 // that the flow table holds
 
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -154,7 +155,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if d.k, err = loadKernel(d.folder, sizes{pairs: opts.Pairs, maglevSeed: opts.BalanceSeed}, attached); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	d.att.tc, d.att.xdp = d.k.tc, d.k.xdp
+	d.att.tc, d.att.xdp, d.pairs = d.k.tc, d.k.xdp, d.k.config.load(0).MaxPairs
 	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}

@@ -198,3 +198,6 @@ func (d *Dataplane) planIfaces() map[ifaceKey]bpfIface {
 	}
 	return d.plan.ifaces
 }
+
+// Pairs is how many flows the table holds.
+func (d *Dataplane) Pairs() uint32 { return d.pairs }
