@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"strconv"
 
@@ -22,7 +23,34 @@ func flowCommand(env *environment) *cli.Command {
 			},
 			run: listFlows,
 		},
+		verb{
+			name: "audit", usage: "compare NAT ports and quotas with the flows; exit code 1 when they disagree",
+			description: "Every port that is taken has to have a flow, live or resting, and every flow its port; so do the\n" +
+				"counts of the NAT IPs and the quotas of the endpoints. Reads only, and may run under traffic.",
+			run: auditFlows,
+		},
 	)
+}
+
+func auditFlows(ctx context.Context, c *call) error {
+	var audit api.Audit
+	if _, err := c.api.Call(ctx, http.MethodGet, "/privlink/audit", nil, nil, nil, &audit); err != nil {
+		return err
+	}
+	err := c.out.value(audit, func(t *columns) {
+		if len(audit.Disagreements) == 0 {
+			t.line("every port and every quota has its flows")
+			return
+		}
+		t.row("WHAT", "NAT", "BACKEND", "PROTOCOL", "ENDPOINT", "IS", "SHOULD BE")
+		for _, d := range audit.Disagreements {
+			t.row(d.What, d.NAT, d.Backend, d.Protocol, lastOf(d.Endpoint), strconv.FormatUint(uint64(d.Have), 10), strconv.FormatUint(uint64(d.Due), 10))
+		}
+	})
+	if err == nil && len(audit.Disagreements) > 0 {
+		return silentError{exitFailed}
+	}
+	return err
 }
 
 func listFlows(ctx context.Context, c *call) error {

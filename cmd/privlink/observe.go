@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -99,6 +100,28 @@ func protocolName(p dataplane.Protocol) string {
 		return "udp"
 	}
 	return "all"
+}
+
+// auditTries is how often the tables are compared before a disagreement counts: packets change them meanwhile.
+const auditTries = 3
+
+// Audit implements server.Observer. What is wrong is wrong every time.
+func (d *daemon) Audit(ctx context.Context) (api.Audit, error) {
+	leaks, err := d.plane.Audit(ctx)
+	for try := 1; err == nil && len(leaks) > 0 && try < auditTries; try++ {
+		var again []dataplane.Leak
+		again, err = d.plane.Audit(ctx)
+		leaks = slices.DeleteFunc(leaks, func(l dataplane.Leak) bool { return !slices.Contains(again, l) })
+	}
+	audit := api.Audit{Disagreements: []api.Disagreement{}}
+	for _, l := range leaks {
+		x := api.Disagreement{What: l.What, Endpoint: l.Link, Have: l.Have, Due: l.Due}
+		if l.Link == "" {
+			x.NAT, x.Backend, x.Protocol = l.NAT.String(), l.Backend.String(), protocolName(l.Protocol)
+		}
+		audit.Disagreements = append(audit.Disagreements, x)
+	}
+	return audit, err
 }
 
 // Ports implements server.Observer.

@@ -85,6 +85,9 @@ func TestRun_ProxyService_LinkIDIsOneNumber(t *testing.T) {
 	must("connection reject --service shop --name to-shop")
 	must("connection approve --service shop --name to-shop")
 	called("after rejection and approval")
+	if audit := must("flow audit"); audit != "every port and every quota has its flows\n" {
+		t.Errorf("audit: %s", audit)
+	}
 	d.Stop()
 	d.Start(t.Context())
 	called("after a restart")

@@ -89,6 +89,13 @@ func (o observed) Flows(_ context.Context, yield func(server.Flow) bool) error {
 	return nil
 }
 
+func (observed) Audit(context.Context) (api.Audit, error) {
+	return api.Audit{Disagreements: []api.Disagreement{
+		{What: "port taken without an entry", NAT: "10.0.1.4:4711", Backend: "10.0.0.4:80", Protocol: "tcp"},
+		{What: "quota of link", Endpoint: "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/privateEndpoints/to-shop", Have: 3, Due: 2},
+	}}, nil
+}
+
 func (observed) Ports(context.Context) ([]server.Ports, error) { return nil, nil }
 
 func (observed) Backends(context.Context, string) ([]api.BackendHealth, error) { return nil, nil }

@@ -80,6 +80,22 @@ type PortUse struct {
 	Size     uint32 `json:"size"`
 }
 
+// Audit is what disagrees between the flow table and what is counted from it; nothing, where all is well.
+type Audit struct {
+	Disagreements []Disagreement `json:"disagreements"`
+}
+
+// Disagreement is one of them: of a port, of the count of a NAT IP's ports to a backend, or of a quota.
+type Disagreement struct {
+	What     string `json:"what"`
+	NAT      string `json:"nat,omitempty"` // IP:port; port 0 = the whole domain
+	Backend  string `json:"backend,omitempty"`
+	Protocol string `json:"protocol,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"` // id, in lower case; of a quota
+	Have     uint32 `json:"have"`
+	Due      uint32 `json:"due"`
+}
+
 // NATPortUsage is the use of a service's NAT ports.
 type NATPortUsage struct {
 	Value []PortUse `json:"value"`

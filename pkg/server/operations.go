@@ -79,6 +79,7 @@ func (s *Server) operations() []route {
 	add(http.MethodPost, "/privlink/batch", s.batch)
 	list = append(list,
 		route{method: http.MethodGet, path: "/privlink/status", handle: s.status, anyScope: true, needs: auth.Read},
+		route{method: http.MethodGet, path: "/privlink/audit", handle: s.audit, anyScope: true, needs: auth.Read},
 		route{method: http.MethodGet, path: "/privlink/backup", handle: s.backup, anyScope: true, needs: auth.Control},
 		route{method: http.MethodPost, path: "/privlink/restore", handle: s.restore, anyScope: true, needs: auth.Control},
 		route{method: http.MethodGet, path: "/metrics", handle: s.metrics, anyScope: true, needs: auth.Read},

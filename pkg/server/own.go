@@ -21,6 +21,14 @@ func (s *Server) status(r *request) (*response, error) {
 	return &response{status: http.StatusOK, body: status}, nil
 }
 
+func (s *Server) audit(r *request) (*response, error) {
+	audit, err := s.options.Observer.Audit(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return &response{status: http.StatusOK, body: audit}, nil
+}
+
 func (s *Server) metrics(r *request) (*response, error) {
 	if s.options.Metrics == nil {
 		return nil, api.NewError(http.StatusNotFound, api.CodeNotFound, "", "there are no metrics")

@@ -44,6 +44,8 @@ type Observer interface {
 	Flows(ctx context.Context, yield func(Flow) bool) error
 	// Ports are the port domains in use, of every NAT IP of a network by its key (the id in lower case).
 	Ports(ctx context.Context) ([]Ports, error)
+	// Audit compares ports and quotas with the flows.
+	Audit(ctx context.Context) (api.Audit, error)
 	// Backends are the backends of the rules of a load balancer by its key (the id in lower case).
 	Backends(ctx context.Context, loadBalancer string) ([]api.BackendHealth, error)
 }
