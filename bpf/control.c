@@ -4,6 +4,7 @@
  */
 #define HOOK_TC /* for the types; no packet comes here */
 #include "sweep.h"
+#include "carry.h"
 #include "exports.h"
 
 /* One slice of the table; the argument comes back with what was found, and how far it came. */
@@ -38,6 +39,18 @@ int end_pair(struct ending *e)
 	else
 		pair_end(&h, clock_now());
 	e->done = 1;
+	return 0;
+}
+
+/* One slice of the table of before; the argument comes back with what was copied. */
+SEC("syscall")
+int migrate_slice(struct carry *s)
+{
+	struct carry slice = {.first = s->first, .ids = s->ids};
+
+	bpf_loop(s->count, migrate_slot, &slice, 0);
+	slice.count = s->count;
+	*s = slice;
 	return 0;
 }
 

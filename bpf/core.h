@@ -268,6 +268,8 @@ static __always_inline int ipv4(hook *ctx, struct packet *p)
 		p->link = m.link;
 		return m.kind && m.kind != ADDR_GATEWAY ? DROP(PROTOCOL) : OTHER(OTHER_IPV4);
 	}
+	if (migrating && p->fragment & (FRAGMENT_MORE | FRAGMENT_OFFSET))
+		fragment_migrate(ctx, p);
 	if (p->fragment & FRAGMENT_OFFSET)
 		return later_fragment(ctx, p);
 	parse_l4(ctx, p);
@@ -276,7 +278,7 @@ static __always_inline int ipv4(hook *ctx, struct packet *p)
 	parse_gso(ctx, p, p->length - p->payload);
 #endif
 	if (!p->bad)
-		f = half_find(&p->key, &h);
+		f = half_find_anywhere(&p->key, &h, p->now);
 	HOLD(HOLD_FOUND);
 	r = likely(f) ? established(ctx, p, f, &h, &path) : DECIDE(WANT_FLOW, 0);
 	if (unlikely(r)) {

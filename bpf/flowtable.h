@@ -86,11 +86,13 @@ enum slot_state {
 #endif
 
 _Static_assert(sizeof(struct rewrite) == 32, "the rewrite is half a cache line");
-_Static_assert(sizeof(struct flow) == 64, "an entry is one cache line");
 _Static_assert(sizeof(struct flow_key) == 16, "a key is two words");
 _Static_assert(_Alignof(struct flow_key) == 8, "keys are compared as words, on the stack too");
+#ifndef OTHER_LAYOUT
+_Static_assert(sizeof(struct flow) == 64, "an entry is one cache line");
 _Static_assert(__builtin_offsetof(struct flow, key) == 16, "layout");
 _Static_assert(__builtin_offsetof(struct flow, rw) == 32, "layout");
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -161,11 +163,11 @@ static __always_inline __u32 flow_lowest(__u32 home)
 }
 
 /*
- * Home slot of a key: a multilinear hash, strongly universal in its upper half, then a mix that
- * breaks its linearity (ports in sequence must not become slots in an arithmetic progression), then
- * the range by multiplication. 6 ns less than jhash.
+ * Hash of a key: multilinear, strongly universal in its upper half, then a mix that breaks its
+ * linearity (ports in sequence must not become slots in an arithmetic progression). 6 ns less than
+ * jhash.
  */
-static __always_inline __u32 flow_home(const struct flow_key *key)
+static __always_inline __u32 flow_hash(const struct flow_key *key)
 {
 	const flow_word *k = (const flow_word *)key;
 	__u64 h = flow_seed[4];
@@ -176,7 +178,13 @@ static __always_inline __u32 flow_home(const struct flow_key *key)
 	h *= 0x9fb21c651e98df25ull;
 	h ^= h >> 29;
 	h *= 0xd6e8feb86659fd93ull;
-	return (h >> 32) * flow_homes >> 32;
+	return h >> 32;
+}
+
+/* Home slot of a key: the range by multiplication. */
+static __always_inline __u32 flow_home(const struct flow_key *key)
+{
+	return (__u64)flow_hash(key) * flow_homes >> 32;
 }
 
 static __always_inline bool flow_has_key(struct flow *f, const struct flow_key *key)

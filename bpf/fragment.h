@@ -166,6 +166,9 @@ SLOW int fragment_open(struct fragment_opening *o)
 
 		fragment_key(&in->key, o->rw.saddr, o->rw.daddr, bpf_htons(id), o->vnet,
 		             o->key.proto, KIND_IPID);
+		r = FLOW_EXISTS;
+		if (migrating && old_holds(&in->key))
+			continue;
 		in->rw = o->rw;
 		in->rw.tag.of.link_gen = 0;
 		in->rw.tag.of.flags = 0;
@@ -245,6 +248,22 @@ SLOW int fragment_first(hook *ctx, struct packet *p, struct half *h, __u16 vnet,
 	*id = o->rw.sport;
 	fragment_progress(o->twin, &o->rw, 0, p->length - p->header, false, p->now);
 	return REASON_NONE;
+}
+
+/* Copies what the table of before knows of a fragment's datagram; called first of all, where there is
+ * stack enough.
+ */
+SLOW int fragment_migrate(hook *ctx, struct packet *p)
+{
+	void *data = hook_data(ctx), *end = hook_end(ctx);
+	struct iphdr *ip = data + L3;
+	struct flow_key key;
+
+	if (!migrating || !p || (void *)(ip + 1) > end)
+		return 0;
+	fragment_key(&key, p->key.saddr, p->key.daddr, ip->id, p->key.vnet, p->key.proto,
+	             KIND_FRAGMENT);
+	return migrate_key(&key, p->now);
 }
 
 /* Finds what the first fragment left behind. GO_ON with `h`, or a drop. */

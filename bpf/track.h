@@ -9,7 +9,7 @@
 #ifndef PRIVLINK_TRACK_H
 #define PRIVLINK_TRACK_H
 
-#include "tables.h"
+#include "migrate.h"
 #include "ports.h"
 
 /* A half as a packet found it. */
@@ -23,6 +23,19 @@ struct half {
 static __always_inline struct flow *half_find(const struct flow_key *key, struct half *h)
 {
 	return flow_find(key, &h->rw, &h->slot, &h->state, &h->stamp);
+}
+
+/* The same, in the table of before as well while there is one. Its packets are TC's: XDP steps
+ * aside for as long.
+ */
+static __always_inline struct flow *half_find_anywhere(const struct flow_key *key, struct half *h,
+                                                       __u32 now)
+{
+	struct flow *f = half_find(key, h);
+
+	if (IS_XDP || f || !migrating || !migrate_key(key, now))
+		return f;
+	return half_find(key, h);
 }
 
 /* The twin of a half, live and pointing back, or NULL. Asks last whether the half still stands: a

@@ -127,6 +127,7 @@ union tag {
 };
 
 /* What becomes of a packet that matches. 32 bytes. */
+#ifndef OTHER_LAYOUT
 struct rewrite {
 	__be32 saddr;   /* net */
 	__be32 daddr;   /* net */
@@ -146,6 +147,28 @@ struct flow {
 	struct flow_key key;
 	struct rewrite rw;
 };
+#else /* the same at other places and with more between them: what the test of migrate.h begins with */
+struct rewrite {
+	union tag tag;
+	__u16 l4_delta;
+	__u16 l3_delta;
+	__be16 dport;
+	__be16 sport;
+	__be32 daddr;
+	__be32 saddr;
+	union via via;
+};
+
+struct flow {
+	struct rewrite rw;
+	__u64 more[5];
+	__u32 twin;
+	__u32 stamp;
+	struct flow_key key;
+	__u32 home;
+	__u32 state;
+};
+#endif
 
 #define NO_SLOT (~0u)
 

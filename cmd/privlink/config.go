@@ -25,7 +25,8 @@ type config struct {
 	Webhooks []webhookConfig `json:"webhooks"`
 	// AliasSuffix are the last two labels of aliases; default azure.privatelinkservice.
 	AliasSuffix string `json:"aliasSuffix"`
-	// Flows is the size of the flow table in pairs, when it is made; default 262144.
+	// Flows is the size of the flow table in pairs; default 262144, or what the table has that is there. A start with
+	// another number carries the flows over.
 	Flows uint32 `json:"flows"`
 	// LogLevel is error, warn, info or debug; default info.
 	LogLevel string `json:"logLevel"`

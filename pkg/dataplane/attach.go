@@ -44,6 +44,8 @@ type attacher struct {
 	tc, xdp *ebpf.Program
 	// noTCX makes it use clsact where there is TCX, too.
 	noTCX bool
+	// step hears of every program that is replaced (see migration).
+	step func(string) error
 }
 
 // replaced are programs that were given to attachments in the place of others.
@@ -158,6 +160,9 @@ func (a *attacher) replace(l link.Link, hook string, old ebpf.ProgramID, done *r
 		program = a.xdp
 	}
 	done.old = append(done.old, before)
+	if err := a.step(stepReplace); err != nil {
+		return err
+	}
 	if err := l.Update(program); err != nil {
 		return err
 	}
@@ -172,6 +177,9 @@ func (a *attacher) replaceFilter(ifindex int, old ebpf.ProgramID, done *replaced
 		return fmt.Errorf("open the program attached now: %w", err)
 	}
 	done.old = append(done.old, before)
+	if err := a.step(stepReplace); err != nil {
+		return err
+	}
 	if err := a.ns.do(func() error { return putFilter(ifindex, a.tc) }); err != nil {
 		return err
 	}

@@ -92,6 +92,16 @@ type bpfBucket struct {
 	Arp   uint32
 }
 
+type bpfCarry struct {
+	_       structs.HostLayout
+	First   uint32
+	Count   uint32
+	Ids     uint32
+	Pairs   uint32
+	Resting uint32
+	Lost    uint32
+}
+
 type bpfClockReading struct {
 	_         structs.HostLayout
 	Jiffies   uint64
@@ -229,6 +239,29 @@ const (
 	bpfFlowKindKIND_IPID     bpfFlowKind = 2
 )
 
+type bpfFlowOffsets struct {
+	_         structs.HostLayout
+	State     uint16
+	Home      uint16
+	Stamp     uint16
+	Twin      uint16
+	KeySaddr  uint16
+	KeyDaddr  uint16
+	KeySport  uint16
+	KeyDport  uint16
+	KeyVnet   uint16
+	KeyProto  uint16
+	KeyKind   uint16
+	RwSaddr   uint16
+	RwDaddr   uint16
+	RwSport   uint16
+	RwDport   uint16
+	RwL3Delta uint16
+	RwL4Delta uint16
+	RwVia     uint16
+	RwTag     uint16
+}
+
 type bpfFlowPhase uint32
 
 const (
@@ -333,6 +366,28 @@ type bpfLinkStats struct {
 	Refused    uint64
 	Dropped    uint64
 	Pad        uint64
+}
+
+type bpfMigration struct {
+	_      structs.HostLayout
+	First  bpfFlow
+	Second bpfFlow
+	Insert struct {
+		_          structs.HostLayout
+		Key        bpfFlowKey
+		Rw         bpfRewrite
+		Twin       uint32
+		Now        uint32
+		Rest       uint32
+		Wait       uint32
+		Slot       uint32
+		State      uint32
+		Stamp      uint32
+		Revived    uint32
+		RevivedTag uint64
+	}
+	Slot uint32
+	Now  uint32
 }
 
 type bpfName struct {
@@ -667,11 +722,13 @@ const (
 	bpfMapDialsV1            = "dials_v1"
 	bpfMapDomainsV1          = "domains_v1"
 	bpfMapEventsV1           = "events_v1"
+	bpfMapFlowsOld           = "flows_old"
 	bpfMapFlowsV1            = "flows_v1"
 	bpfMapIfacesV1           = "ifaces_v1"
 	bpfMapLinkStatsV1        = "link_stats_v1"
 	bpfMapLinksV1            = "links_v1"
 	bpfMapMaglevV1           = "maglev_v1"
+	bpfMapMigrationV1        = "migration_v1"
 	bpfMapNatsetsV1          = "natsets_v1"
 	bpfMapNewDomainV1        = "new_domain_v1"
 	bpfMapOutsV1             = "outs_v1"
@@ -689,6 +746,7 @@ const (
 	bpfMapXdpOutsV1          = "xdp_outs_v1"
 	bpfProgEndPair           = "end_pair"
 	bpfProgFlowsText         = "flows_text"
+	bpfProgMigrateSlice      = "migrate_slice"
 	bpfProgReadClock         = "read_clock"
 	bpfProgSweepSlice        = "sweep_slice"
 	bpfVarBalanceSeed        = "balance_seed"
@@ -724,7 +782,10 @@ const (
 	bpfVarHoldStep           = "hold_step"
 	bpfVarJiffyScale         = "jiffy_scale"
 	bpfVarMaxPairs           = "max_pairs"
+	bpfVarMigrating          = "migrating"
 	bpfVarMutant             = "mutant"
+	bpfVarOldHomes           = "old_homes"
+	bpfVarOldOffsets         = "old_offsets"
 	bpfVarPortInverse        = "port_inverse"
 	bpfVarPortOffset         = "port_offset"
 	bpfVarPortStep           = "port_step"
@@ -777,10 +838,11 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	EndPair    *ebpf.ProgramSpec `ebpf:"end_pair"`
-	FlowsText  *ebpf.ProgramSpec `ebpf:"flows_text"`
-	ReadClock  *ebpf.ProgramSpec `ebpf:"read_clock"`
-	SweepSlice *ebpf.ProgramSpec `ebpf:"sweep_slice"`
+	EndPair      *ebpf.ProgramSpec `ebpf:"end_pair"`
+	FlowsText    *ebpf.ProgramSpec `ebpf:"flows_text"`
+	MigrateSlice *ebpf.ProgramSpec `ebpf:"migrate_slice"`
+	ReadClock    *ebpf.ProgramSpec `ebpf:"read_clock"`
+	SweepSlice   *ebpf.ProgramSpec `ebpf:"sweep_slice"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -794,11 +856,13 @@ type bpfMapSpecs struct {
 	DialsV1     *ebpf.MapSpec `ebpf:"dials_v1"`
 	DomainsV1   *ebpf.MapSpec `ebpf:"domains_v1"`
 	EventsV1    *ebpf.MapSpec `ebpf:"events_v1"`
+	FlowsOld    *ebpf.MapSpec `ebpf:"flows_old"`
 	FlowsV1     *ebpf.MapSpec `ebpf:"flows_v1"`
 	IfacesV1    *ebpf.MapSpec `ebpf:"ifaces_v1"`
 	LinkStatsV1 *ebpf.MapSpec `ebpf:"link_stats_v1"`
 	LinksV1     *ebpf.MapSpec `ebpf:"links_v1"`
 	MaglevV1    *ebpf.MapSpec `ebpf:"maglev_v1"`
+	MigrationV1 *ebpf.MapSpec `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.MapSpec `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.MapSpec `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
@@ -853,7 +917,10 @@ type bpfVariableSpecs struct {
 	HoldStep           *ebpf.VariableSpec `ebpf:"hold_step"`
 	JiffyScale         *ebpf.VariableSpec `ebpf:"jiffy_scale"`
 	MaxPairs           *ebpf.VariableSpec `ebpf:"max_pairs"`
+	Migrating          *ebpf.VariableSpec `ebpf:"migrating"`
 	Mutant             *ebpf.VariableSpec `ebpf:"mutant"`
+	OldHomes           *ebpf.VariableSpec `ebpf:"old_homes"`
+	OldOffsets         *ebpf.VariableSpec `ebpf:"old_offsets"`
 	PortInverse        *ebpf.VariableSpec `ebpf:"port_inverse"`
 	PortOffset         *ebpf.VariableSpec `ebpf:"port_offset"`
 	PortStep           *ebpf.VariableSpec `ebpf:"port_step"`
@@ -891,11 +958,13 @@ type bpfMaps struct {
 	DialsV1     *ebpf.Map `ebpf:"dials_v1"`
 	DomainsV1   *ebpf.Map `ebpf:"domains_v1"`
 	EventsV1    *ebpf.Map `ebpf:"events_v1"`
+	FlowsOld    *ebpf.Map `ebpf:"flows_old"`
 	FlowsV1     *ebpf.Map `ebpf:"flows_v1"`
 	IfacesV1    *ebpf.Map `ebpf:"ifaces_v1"`
 	LinkStatsV1 *ebpf.Map `ebpf:"link_stats_v1"`
 	LinksV1     *ebpf.Map `ebpf:"links_v1"`
 	MaglevV1    *ebpf.Map `ebpf:"maglev_v1"`
+	MigrationV1 *ebpf.Map `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.Map `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.Map `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
@@ -922,11 +991,13 @@ func (m *bpfMaps) Close() error {
 		m.DialsV1,
 		m.DomainsV1,
 		m.EventsV1,
+		m.FlowsOld,
 		m.FlowsV1,
 		m.IfacesV1,
 		m.LinkStatsV1,
 		m.LinksV1,
 		m.MaglevV1,
+		m.MigrationV1,
 		m.NatsetsV1,
 		m.NewDomainV1,
 		m.OutsV1,
@@ -982,7 +1053,10 @@ type bpfVariables struct {
 	HoldStep           *ebpf.Variable `ebpf:"hold_step"`
 	JiffyScale         *ebpf.Variable `ebpf:"jiffy_scale"`
 	MaxPairs           *ebpf.Variable `ebpf:"max_pairs"`
+	Migrating          *ebpf.Variable `ebpf:"migrating"`
 	Mutant             *ebpf.Variable `ebpf:"mutant"`
+	OldHomes           *ebpf.Variable `ebpf:"old_homes"`
+	OldOffsets         *ebpf.Variable `ebpf:"old_offsets"`
 	PortInverse        *ebpf.Variable `ebpf:"port_inverse"`
 	PortOffset         *ebpf.Variable `ebpf:"port_offset"`
 	PortStep           *ebpf.Variable `ebpf:"port_step"`
@@ -997,16 +1071,18 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	EndPair    *ebpf.Program `ebpf:"end_pair"`
-	FlowsText  *ebpf.Program `ebpf:"flows_text"`
-	ReadClock  *ebpf.Program `ebpf:"read_clock"`
-	SweepSlice *ebpf.Program `ebpf:"sweep_slice"`
+	EndPair      *ebpf.Program `ebpf:"end_pair"`
+	FlowsText    *ebpf.Program `ebpf:"flows_text"`
+	MigrateSlice *ebpf.Program `ebpf:"migrate_slice"`
+	ReadClock    *ebpf.Program `ebpf:"read_clock"`
+	SweepSlice   *ebpf.Program `ebpf:"sweep_slice"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.EndPair,
 		p.FlowsText,
+		p.MigrateSlice,
 		p.ReadClock,
 		p.SweepSlice,
 	)

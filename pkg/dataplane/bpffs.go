@@ -21,6 +21,7 @@ var ErrLocked = errors.New("another privlink uses it")
 //	maps/    one file a map, by its name
 //	programs/
 //	links/   one file an attachment: hook and interface
+//	next/    of a migration under way
 //	flows    the iterator: cat it to see the live flows
 type folder struct {
 	path string
@@ -148,7 +149,7 @@ func (f *folder) allLinks() (map[string][2]string, error) {
 // remove removes the folder with all pins, and the mount if the folder is one's root.
 func (f *folder) remove() error {
 	var failed []error
-	for _, sub := range []string{"links", "programs", "maps", "maps-new"} {
+	for _, sub := range []string{"links", "programs", "maps", "maps-new", "next"} {
 		failed = append(failed, removeTree(filepath.Join(f.path, sub)))
 	}
 	if err := os.Remove(f.iterator()); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -23,8 +23,8 @@ type Options struct {
 	BPFFS string
 	// NetNS is the path of the network namespace with the interfaces; empty = the process's own.
 	NetNS string
-	// Pairs is the number of flows a new table holds, 64..16,777,216; 0 = DefaultPairs. A table that is there keeps its size.
-	// 256 bytes of memory each.
+	// Pairs is the number of flows the table holds, 64..16,777,216, 256 bytes of memory each; 0 = DefaultPairs, or as many as
+	// the table has that is there. The flows of one with another number are carried over (see migration).
 	Pairs uint32
 	// BalanceSeed chooses backends; the same on all nodes.
 	BalanceSeed [2]uint64
@@ -36,6 +36,9 @@ type Options struct {
 	Notify func()
 	// Log takes what happens; nil = logrus' standard logger.
 	Log logrus.FieldLogger
+
+	// step hears of every step of a migration, for tests; an error makes that step fail.
+	step func(string) error
 }
 
 // Inner is the network of the splice path: one attached veth and what is behind it.
@@ -120,10 +123,10 @@ type Dataplane struct {
 // and begins to sweep and to watch. Nothing changes for traffic until Apply. The dataplane
 // ends with ctx or Close; what is in the kernel goes on forwarding.
 func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
-	if opts.Pairs == 0 {
-		opts.Pairs = DefaultPairs
+	if opts.step == nil {
+		opts.step = func(string) error { return nil }
 	}
-	if opts.Pairs < minPairs || opts.Pairs > maxPairs {
+	if opts.Pairs != 0 && (opts.Pairs < minPairs || opts.Pairs > maxPairs) {
 		return nil, fmt.Errorf("open dataplane: %d flows (%d to %d are possible)", opts.Pairs, minPairs, maxPairs)
 	}
 	if opts.Log == nil {
@@ -147,7 +150,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if d.devices, err = d.ns.devices(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	d.att = &attacher{ns: d.ns, folder: d.folder, noTCX: opts.NoTCX}
+	d.att = &attacher{ns: d.ns, folder: d.folder, noTCX: opts.NoTCX, step: opts.step}
 	attached, err := d.att.attached(d.devices)
 	if err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
@@ -158,6 +161,11 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	d.att.tc, d.att.xdp, d.pairs = d.k.tc, d.k.xdp, d.k.config.load(0).MaxPairs
 	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	if d.k.migration != nil {
+		if err := d.migrate(); err != nil {
+			return nil, fmt.Errorf("open dataplane: %w", err)
+		}
 	}
 	var before *replaced
 	if d.bindings, before, err = d.att.adopt(d.devices, d.k.outs); err != nil {
@@ -174,6 +182,9 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	}
 	d.resolver = neigh.NewResolver(d.socket.Send, func(neigh.Key, neigh.Neighbour) { d.dirty = true })
 	d.prober = neigh.NewProber(d.socket.Send, d.portsOf, d.claimed)
+	if err := d.k.endMigration(d.folder); err != nil {
+		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
 	if err := d.begin(ctx); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}

@@ -13,6 +13,8 @@
 //     cleared, and one word decides (the link's, the backend's, the pointer to a Maglev table).
 //   - A name keeps its number (link, rule, backend, network, output) over restarts, by the ident
 //     hash that stands beside it in the kernel; a number that was given back rests two sweeps.
+//   - A flow table of another layout or size is replaced while packets pass, and every flow with its port is carried
+//     over (migration): a field is found by its name, or the start is refused.
 //   - Closing leaves everything forwarding. Down removes what privlink made, and nothing else.
 //
 // It imports pkg/neigh (ARP), pkg/maglev (tables) and pkg/splice (whose Gateway it is), and nothing of
@@ -20,9 +22,9 @@
 //
 // Files: state.go and result.go are the contract; plan.go compiles a State, apply.go writes it,
 // interfaces.go and attach.go deal with interfaces, kernel.go and bpffs.go with what is loaded and
-// pinned, run.go with what happens by itself, sweep.go and ending.go with flows that end, flows.go,
-// stats.go and audit.go read, door.go serves the splice path and the probes, cost.go measures what
-// loading the programs takes (testdata/verifier has the budgets).
+// pinned, migrate.go with a flow table of before, run.go with what happens by itself, sweep.go and
+// ending.go with flows that end, flows.go, stats.go and audit.go read, door.go serves the splice path
+// and the probes, cost.go measures what loading the programs takes (testdata/verifier has the budgets).
 //
 // Tests need root and a kernel of 6.1 or newer: go test ./pkg/dataplane/
 package dataplane

@@ -5,12 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 )
@@ -38,9 +38,11 @@ type kernel struct {
 	tc, xdp, sweep, endPair, clock, flowsText *ebpf.Program
 	// adopted says that the maps were there: numbers and flows of before live on.
 	adopted bool
+	// migration is not nil while the flows have to be carried over into a new table.
+	migration *migration
 }
 
-// sizes are what a new flow table gets.
+// sizes are what a flow table gets; pairs 0 leaves it as it is.
 type sizes struct {
 	pairs      uint32
 	maglevSeed [2]uint64
@@ -52,7 +54,8 @@ var ErrLayout = errors.New("pinned map has another layout")
 // loadKernel adopts the pinned maps of f or makes new ones, and loads the programs. A failed step
 // leaves the folder as it was.
 //
-// attached are programs that carry traffic now: maps whose pins are gone are found through them.
+// attached are programs that carry traffic now: maps whose pins are gone are found through them. Where the
+// flows have to be carried over, programs are not pinned yet (see migration).
 func loadKernel(f *folder, want sizes, attached []ebpf.ProgramID) (_ *kernel, err error) {
 	// Kernels before 5.11 count maps against RLIMIT_MEMLOCK; later ones do not mind.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -80,12 +83,15 @@ func loadKernel(f *folder, want sizes, attached []ebpf.ProgramID) (_ *kernel, er
 	if err := k.bindMaps(); err != nil {
 		return nil, err
 	}
+	if k.migration != nil {
+		return k, k.loadMigration(f, attached)
+	}
 	return k, k.pin(f)
 }
 
 // private are maps that each object has for itself: per-CPU scratch space, which must not be shared
-// with programs that these may interrupt.
-var private = map[string]bool{"scratch_v1": true, "new_domain_v1": true, "recent_v1": true}
+// with programs that these may interrupt, and the place for a table of before.
+var private = map[string]bool{"scratch_v1": true, "migration_v1": true, "new_domain_v1": true, "recent_v1": true, mapOldFlows: true}
 
 // own are the specs of the maps that the objects share: neither private nor data sections.
 func own(spec *ebpf.CollectionSpec) map[string]*ebpf.MapSpec {
@@ -130,6 +136,9 @@ func (k *kernel) loadMaps(f *folder, specs Specs, want sizes, attached []ebpf.Pr
 			delete(k.maps, name)
 		}
 		return k.createMaps(f, maps, want)
+	}
+	if err := k.prepareMigration(f, specs, maps[mapFlows], want); err != nil {
+		return err
 	}
 	return k.adoptMaps(maps)
 }
@@ -181,6 +190,9 @@ func (k *kernel) recoverMap(f *folder, specs map[string]*ebpf.MapSpec, id ebpf.M
 // createMaps makes all maps, pins them in a temporary folder and renames that, so that a
 // maps folder that exists is always complete.
 func (k *kernel) createMaps(f *folder, specs map[string]*ebpf.MapSpec, want sizes) error {
+	if want.pairs == 0 {
+		want.pairs = DefaultPairs
+	}
 	config, err := newConfig(want)
 	if err != nil {
 		return err
@@ -231,57 +243,7 @@ func (k *kernel) adoptMaps(specs map[string]*ebpf.MapSpec) error {
 			return fmt.Errorf("adopt map %s: %w: %w", name, ErrLayout, err)
 		}
 	}
-	var config bpfConfig
-	if err := k.maps[mapConfig].Lookup(uint32(0), &config); err != nil {
-		return fmt.Errorf("read map %s: %w", mapConfig, err)
-	}
-	if config.Homes+flowWindow != k.maps[mapFlows].MaxEntries() {
-		return fmt.Errorf("adopt map %s: %w: %d slots for %d homes", mapFlows, ErrLayout, k.maps[mapFlows].MaxEntries(), config.Homes)
-	}
 	k.adopted = true
-	return nil
-}
-
-// sameLayout compares sizes, and the members of the value by their BTF.
-func sameLayout(spec *ebpf.MapSpec, m *ebpf.Map) error {
-	if err := spec.Compatible(m); err != nil {
-		return err
-	}
-	for _, typ := range []btf.Type{spec.Key, spec.Value} {
-		s, ok := typ.(*btf.Struct)
-		if !ok {
-			continue
-		}
-		handle, err := m.Handle()
-		if err != nil {
-			return fmt.Errorf("read its BTF: %w", err)
-		}
-		have, err := handle.Spec(nil)
-		handle.Close()
-		if err != nil {
-			return fmt.Errorf("read its BTF: %w", err)
-		}
-		var other *btf.Struct
-		if err := have.TypeByName(s.Name, &other); err != nil {
-			return fmt.Errorf("find struct %s in its BTF: %w", s.Name, err)
-		}
-		if err := sameStruct(s, other); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func sameStruct(a, b *btf.Struct) error {
-	if a.Size != b.Size || len(a.Members) != len(b.Members) {
-		return fmt.Errorf("struct %s has %d bytes and %d members, there %d and %d", a.Name, a.Size, len(a.Members), b.Size, len(b.Members))
-	}
-	for i := range a.Members {
-		if a.Members[i].Name != b.Members[i].Name || a.Members[i].Offset != b.Members[i].Offset {
-			return fmt.Errorf("struct %s: %s at bit %d is %s at bit %d there", a.Name,
-				a.Members[i].Name, a.Members[i].Offset, b.Members[i].Name, b.Members[i].Offset)
-		}
-	}
 	return nil
 }
 
@@ -378,6 +340,16 @@ func constants(c bpfConfig) (map[string]any, error) {
 	}, nil
 }
 
+// shape is the config that programs are loaded for: that of the new table, where there is to be one.
+func (k *kernel) shape() bpfConfig {
+	c := k.config.load(0)
+	if k.migration != nil {
+		c.Homes = k.maps[mapFlows].MaxEntries() - flowWindow
+		c.MaxPairs = c.Homes / homesPerPair
+	}
+	return c
+}
+
 func setConstants(object string, spec *ebpf.CollectionSpec, values map[string]any) error {
 	for name, value := range values {
 		v, ok := spec.Variables[name]
@@ -392,24 +364,15 @@ func setConstants(object string, spec *ebpf.CollectionSpec, values map[string]an
 }
 
 func (k *kernel) loadPrograms(specs Specs) error {
-	values, err := constants(k.config.load(0))
+	values, err := constants(k.shape())
 	if err != nil {
 		return err
 	}
 	for object, spec := range specs.all() {
-		if err := setConstants(object, spec, values); err != nil {
-			return err
-		}
-		replacements := make(map[string]*ebpf.Map)
-		for name := range own(spec) {
-			if m, ok := k.maps[name]; ok {
-				replacements[name] = m
-				spec.Maps[name].MaxEntries = m.MaxEntries()
-			}
-		}
-		collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+		delete(spec.Programs, programMigrate)
+		collection, err := k.loadObject(object, spec, values, nil)
 		if err != nil {
-			return loadError(object, err)
+			return err
 		}
 		for to, name := range k.programs() {
 			if p := collection.DetachProgram(name); p != nil {
@@ -424,6 +387,28 @@ func (k *kernel) loadPrograms(specs Specs) error {
 		}
 	}
 	return nil
+}
+
+// loadObject loads an object with constants, the maps that all share, and further ones in the place of its own.
+func (k *kernel) loadObject(object string, spec *ebpf.CollectionSpec, values map[string]any, further map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	if err := setConstants(object, spec, values); err != nil {
+		return nil, err
+	}
+	replacements := maps.Clone(further)
+	if replacements == nil {
+		replacements = make(map[string]*ebpf.Map)
+	}
+	for name := range own(spec) {
+		if m, ok := k.maps[name]; ok {
+			replacements[name] = m
+			spec.Maps[name].MaxEntries = m.MaxEntries()
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	if err != nil {
+		return nil, loadError(object, err)
+	}
+	return collection, nil
 }
 
 func (k *kernel) programs() map[**ebpf.Program]string {
@@ -530,4 +515,5 @@ func (k *kernel) close() {
 	for _, m := range k.maps {
 		m.Close()
 	}
+	k.migration.close()
 }

@@ -1,6 +1,13 @@
 package dataplane
 
-import "unsafe"
+import (
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+)
 
 // Names of the maps, each with the version of its layout. A changed layout is a new name.
 const (
@@ -26,6 +33,9 @@ const (
 	mapMaglev    = "maglev_v1"
 	mapXDPOuts   = "xdp_outs_v1"
 	mapEvents    = "events_v1"
+
+	// mapOldFlows is a place for the table of before: see migration.
+	mapOldFlows = "flows_old"
 )
 
 // Names of the programs.
@@ -36,6 +46,7 @@ const (
 	programEndPair = "end_pair"
 	programClock   = "read_clock"
 	programFlows   = "flows_text"
+	programMigrate = "migrate_slice"
 )
 
 // flowWindow is FLOW_WINDOW of bpf/flowtable.h: slots behind the last home.
@@ -54,3 +65,133 @@ const (
 	identNatset  = int(unsafe.Offsetof(bpfNatset{}.Ident) / 8)
 	identBackend = int(unsafe.Offsetof(bpfBackend{}.Ident) / 8)
 )
+
+// sameLayout compares sizes, and the members of the value by their BTF.
+func sameLayout(spec *ebpf.MapSpec, m *ebpf.Map) error {
+	if err := spec.Compatible(m); err != nil {
+		return err
+	}
+	for _, typ := range []btf.Type{spec.Key, spec.Value} {
+		s, ok := typ.(*btf.Struct)
+		if !ok {
+			continue
+		}
+		handle, err := m.Handle()
+		if err != nil {
+			return fmt.Errorf("read its BTF: %w", err)
+		}
+		have, err := handle.Spec(nil)
+		handle.Close()
+		if err != nil {
+			return fmt.Errorf("read its BTF: %w", err)
+		}
+		var other *btf.Struct
+		if err := have.TypeByName(s.Name, &other); err != nil {
+			return fmt.Errorf("find struct %s in its BTF: %w", s.Name, err)
+		}
+		if err := sameStruct(s, other); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sameStruct(a, b *btf.Struct) error {
+	if a.Size != b.Size || len(a.Members) != len(b.Members) {
+		return fmt.Errorf("struct %s has %d bytes and %d members, there %d and %d", a.Name, a.Size, len(a.Members), b.Size, len(b.Members))
+	}
+	for i := range a.Members {
+		if a.Members[i].Name != b.Members[i].Name || a.Members[i].Offset != b.Members[i].Offset {
+			return fmt.Errorf("struct %s: %s at bit %d is %s at bit %d there", a.Name,
+				a.Members[i].Name, a.Members[i].Offset, b.Members[i].Name, b.Members[i].Offset)
+		}
+	}
+	return nil
+}
+
+// leaf is a field that has no fields, by its path: "rw_via_reverse_mac".
+type leaf struct {
+	offset, size uint32
+	// within is the path of the union it is in, which is copied as a whole; from there on the offset must be ours.
+	within string
+	inside uint32
+}
+
+// leaves are the fields of a type, and the unions in it.
+func leaves(t btf.Type, path string, at uint32, in leaf, to map[string]leaf) error {
+	size, err := btf.Sizeof(t)
+	if err != nil {
+		return fmt.Errorf("size of %s: %w", path, err)
+	}
+	var members []btf.Member
+	switch t := btf.UnderlyingType(t).(type) {
+	case *btf.Struct:
+		members = t.Members
+	case *btf.Union:
+		members = t.Members
+		if in.within == "" {
+			to[path] = leaf{offset: at, size: uint32(size)}
+			in = leaf{within: path, offset: at}
+		}
+	}
+	if members == nil {
+		l := leaf{offset: at, size: uint32(size), within: in.within}
+		if in.within != "" {
+			l.inside = at - in.offset
+		}
+		to[path] = l
+		return nil
+	}
+	for _, m := range members {
+		name := m.Name
+		if path != "" {
+			name = path + "_" + name
+		}
+		if err := leaves(m.Type, name, at+m.Offset.Bytes(), in, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flowOffsets are the places of our fields in the entries of another table, in the order of struct flow_offsets.
+// Every field must be there, by its name and of its size: what is in a table is never guessed.
+func flowOffsets(specs Specs, spec *ebpf.MapSpec, old *ebpf.Map) ([]uint16, error) {
+	handle, err := old.Handle()
+	if err != nil {
+		return nil, fmt.Errorf("read its BTF: %w", err)
+	}
+	defer handle.Close()
+	types, err := handle.Spec(nil)
+	if err != nil {
+		return nil, fmt.Errorf("read its BTF: %w", err)
+	}
+	var theirs *btf.Struct
+	if err := types.TypeByName(spec.Value.TypeName(), &theirs); err != nil {
+		return nil, fmt.Errorf("find struct %s in its BTF: %w", spec.Value.TypeName(), err)
+	}
+	ours, have := make(map[string]leaf), make(map[string]leaf)
+	if err := errors.Join(leaves(spec.Value, "", 0, leaf{}, ours), leaves(theirs, "", 0, leaf{}, have)); err != nil {
+		return nil, err
+	}
+	for name, own := range ours {
+		is, ok := have[name]
+		if !ok || is.size != own.size || is.within != own.within || is.inside != own.inside {
+			return nil, fmt.Errorf("it has no field %s as this version knows it (privlink down ends all flows and begins anew)", name)
+		}
+	}
+	variable := specs.TC.Variables["old_offsets"]
+	order, ok := btf.UnderlyingType(variable.Type.Type).(*btf.Struct)
+	if !ok {
+		return nil, fmt.Errorf("the program's variable %s is no struct", variable.Name)
+	}
+	offsets := make([]uint16, 0, len(order.Members))
+	for _, m := range order.Members {
+		is, ok := have[m.Name]
+		if !ok {
+			return nil, fmt.Errorf("it has no field %s", m.Name)
+		}
+		offsets = append(offsets, uint16(is.offset))
+	}
+	return offsets, nil
+}

@@ -23,11 +23,13 @@ const (
 	tcMapDialsV1     = "dials_v1"
 	tcMapDomainsV1   = "domains_v1"
 	tcMapEventsV1    = "events_v1"
+	tcMapFlowsOld    = "flows_old"
 	tcMapFlowsV1     = "flows_v1"
 	tcMapIfacesV1    = "ifaces_v1"
 	tcMapLinkStatsV1 = "link_stats_v1"
 	tcMapLinksV1     = "links_v1"
 	tcMapMaglevV1    = "maglev_v1"
+	tcMapMigrationV1 = "migration_v1"
 	tcMapNatsetsV1   = "natsets_v1"
 	tcMapNewDomainV1 = "new_domain_v1"
 	tcMapOutsV1      = "outs_v1"
@@ -52,7 +54,10 @@ const (
 	tcVarHoldStep    = "hold_step"
 	tcVarJiffyScale  = "jiffy_scale"
 	tcVarMaxPairs    = "max_pairs"
+	tcVarMigrating   = "migrating"
 	tcVarMutant      = "mutant"
+	tcVarOldHomes    = "old_homes"
+	tcVarOldOffsets  = "old_offsets"
 	tcVarPortInverse = "port_inverse"
 	tcVarPortOffset  = "port_offset"
 	tcVarPortStep    = "port_step"
@@ -117,11 +122,13 @@ type tcMapSpecs struct {
 	DialsV1     *ebpf.MapSpec `ebpf:"dials_v1"`
 	DomainsV1   *ebpf.MapSpec `ebpf:"domains_v1"`
 	EventsV1    *ebpf.MapSpec `ebpf:"events_v1"`
+	FlowsOld    *ebpf.MapSpec `ebpf:"flows_old"`
 	FlowsV1     *ebpf.MapSpec `ebpf:"flows_v1"`
 	IfacesV1    *ebpf.MapSpec `ebpf:"ifaces_v1"`
 	LinkStatsV1 *ebpf.MapSpec `ebpf:"link_stats_v1"`
 	LinksV1     *ebpf.MapSpec `ebpf:"links_v1"`
 	MaglevV1    *ebpf.MapSpec `ebpf:"maglev_v1"`
+	MigrationV1 *ebpf.MapSpec `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.MapSpec `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.MapSpec `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
@@ -151,7 +158,10 @@ type tcVariableSpecs struct {
 	HoldStep    *ebpf.VariableSpec `ebpf:"hold_step"`
 	JiffyScale  *ebpf.VariableSpec `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.VariableSpec `ebpf:"max_pairs"`
+	Migrating   *ebpf.VariableSpec `ebpf:"migrating"`
 	Mutant      *ebpf.VariableSpec `ebpf:"mutant"`
+	OldHomes    *ebpf.VariableSpec `ebpf:"old_homes"`
+	OldOffsets  *ebpf.VariableSpec `ebpf:"old_offsets"`
 	PortInverse *ebpf.VariableSpec `ebpf:"port_inverse"`
 	PortOffset  *ebpf.VariableSpec `ebpf:"port_offset"`
 	PortStep    *ebpf.VariableSpec `ebpf:"port_step"`
@@ -187,11 +197,13 @@ type tcMaps struct {
 	DialsV1     *ebpf.Map `ebpf:"dials_v1"`
 	DomainsV1   *ebpf.Map `ebpf:"domains_v1"`
 	EventsV1    *ebpf.Map `ebpf:"events_v1"`
+	FlowsOld    *ebpf.Map `ebpf:"flows_old"`
 	FlowsV1     *ebpf.Map `ebpf:"flows_v1"`
 	IfacesV1    *ebpf.Map `ebpf:"ifaces_v1"`
 	LinkStatsV1 *ebpf.Map `ebpf:"link_stats_v1"`
 	LinksV1     *ebpf.Map `ebpf:"links_v1"`
 	MaglevV1    *ebpf.Map `ebpf:"maglev_v1"`
+	MigrationV1 *ebpf.Map `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.Map `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.Map `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
@@ -218,11 +230,13 @@ func (m *tcMaps) Close() error {
 		m.DialsV1,
 		m.DomainsV1,
 		m.EventsV1,
+		m.FlowsOld,
 		m.FlowsV1,
 		m.IfacesV1,
 		m.LinkStatsV1,
 		m.LinksV1,
 		m.MaglevV1,
+		m.MigrationV1,
 		m.NatsetsV1,
 		m.NewDomainV1,
 		m.OutsV1,
@@ -253,7 +267,10 @@ type tcVariables struct {
 	HoldStep    *ebpf.Variable `ebpf:"hold_step"`
 	JiffyScale  *ebpf.Variable `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.Variable `ebpf:"max_pairs"`
+	Migrating   *ebpf.Variable `ebpf:"migrating"`
 	Mutant      *ebpf.Variable `ebpf:"mutant"`
+	OldHomes    *ebpf.Variable `ebpf:"old_homes"`
+	OldOffsets  *ebpf.Variable `ebpf:"old_offsets"`
 	PortInverse *ebpf.Variable `ebpf:"port_inverse"`
 	PortOffset  *ebpf.Variable `ebpf:"port_offset"`
 	PortStep    *ebpf.Variable `ebpf:"port_step"`

@@ -23,11 +23,13 @@ const (
 	xdpMapDialsV1      = "dials_v1"
 	xdpMapDomainsV1    = "domains_v1"
 	xdpMapEventsV1     = "events_v1"
+	xdpMapFlowsOld     = "flows_old"
 	xdpMapFlowsV1      = "flows_v1"
 	xdpMapIfacesV1     = "ifaces_v1"
 	xdpMapLinkStatsV1  = "link_stats_v1"
 	xdpMapLinksV1      = "links_v1"
 	xdpMapMaglevV1     = "maglev_v1"
+	xdpMapMigrationV1  = "migration_v1"
 	xdpMapNatsetsV1    = "natsets_v1"
 	xdpMapNewDomainV1  = "new_domain_v1"
 	xdpMapOutsV1       = "outs_v1"
@@ -52,7 +54,10 @@ const (
 	xdpVarHoldStep     = "hold_step"
 	xdpVarJiffyScale   = "jiffy_scale"
 	xdpVarMaxPairs     = "max_pairs"
+	xdpVarMigrating    = "migrating"
 	xdpVarMutant       = "mutant"
+	xdpVarOldHomes     = "old_homes"
+	xdpVarOldOffsets   = "old_offsets"
 	xdpVarPortInverse  = "port_inverse"
 	xdpVarPortOffset   = "port_offset"
 	xdpVarPortStep     = "port_step"
@@ -117,11 +122,13 @@ type xdpMapSpecs struct {
 	DialsV1     *ebpf.MapSpec `ebpf:"dials_v1"`
 	DomainsV1   *ebpf.MapSpec `ebpf:"domains_v1"`
 	EventsV1    *ebpf.MapSpec `ebpf:"events_v1"`
+	FlowsOld    *ebpf.MapSpec `ebpf:"flows_old"`
 	FlowsV1     *ebpf.MapSpec `ebpf:"flows_v1"`
 	IfacesV1    *ebpf.MapSpec `ebpf:"ifaces_v1"`
 	LinkStatsV1 *ebpf.MapSpec `ebpf:"link_stats_v1"`
 	LinksV1     *ebpf.MapSpec `ebpf:"links_v1"`
 	MaglevV1    *ebpf.MapSpec `ebpf:"maglev_v1"`
+	MigrationV1 *ebpf.MapSpec `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.MapSpec `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.MapSpec `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
@@ -151,7 +158,10 @@ type xdpVariableSpecs struct {
 	HoldStep    *ebpf.VariableSpec `ebpf:"hold_step"`
 	JiffyScale  *ebpf.VariableSpec `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.VariableSpec `ebpf:"max_pairs"`
+	Migrating   *ebpf.VariableSpec `ebpf:"migrating"`
 	Mutant      *ebpf.VariableSpec `ebpf:"mutant"`
+	OldHomes    *ebpf.VariableSpec `ebpf:"old_homes"`
+	OldOffsets  *ebpf.VariableSpec `ebpf:"old_offsets"`
 	PortInverse *ebpf.VariableSpec `ebpf:"port_inverse"`
 	PortOffset  *ebpf.VariableSpec `ebpf:"port_offset"`
 	PortStep    *ebpf.VariableSpec `ebpf:"port_step"`
@@ -187,11 +197,13 @@ type xdpMaps struct {
 	DialsV1     *ebpf.Map `ebpf:"dials_v1"`
 	DomainsV1   *ebpf.Map `ebpf:"domains_v1"`
 	EventsV1    *ebpf.Map `ebpf:"events_v1"`
+	FlowsOld    *ebpf.Map `ebpf:"flows_old"`
 	FlowsV1     *ebpf.Map `ebpf:"flows_v1"`
 	IfacesV1    *ebpf.Map `ebpf:"ifaces_v1"`
 	LinkStatsV1 *ebpf.Map `ebpf:"link_stats_v1"`
 	LinksV1     *ebpf.Map `ebpf:"links_v1"`
 	MaglevV1    *ebpf.Map `ebpf:"maglev_v1"`
+	MigrationV1 *ebpf.Map `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.Map `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.Map `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
@@ -218,11 +230,13 @@ func (m *xdpMaps) Close() error {
 		m.DialsV1,
 		m.DomainsV1,
 		m.EventsV1,
+		m.FlowsOld,
 		m.FlowsV1,
 		m.IfacesV1,
 		m.LinkStatsV1,
 		m.LinksV1,
 		m.MaglevV1,
+		m.MigrationV1,
 		m.NatsetsV1,
 		m.NewDomainV1,
 		m.OutsV1,
@@ -253,7 +267,10 @@ type xdpVariables struct {
 	HoldStep    *ebpf.Variable `ebpf:"hold_step"`
 	JiffyScale  *ebpf.Variable `ebpf:"jiffy_scale"`
 	MaxPairs    *ebpf.Variable `ebpf:"max_pairs"`
+	Migrating   *ebpf.Variable `ebpf:"migrating"`
 	Mutant      *ebpf.Variable `ebpf:"mutant"`
+	OldHomes    *ebpf.Variable `ebpf:"old_homes"`
+	OldOffsets  *ebpf.Variable `ebpf:"old_offsets"`
 	PortInverse *ebpf.Variable `ebpf:"port_inverse"`
 	PortOffset  *ebpf.Variable `ebpf:"port_offset"`
 	PortStep    *ebpf.Variable `ebpf:"port_step"`

@@ -205,6 +205,7 @@ type reach struct {
 var elsewhere = map[string]string{
 	"types": "values of the maps", "maps": "the maps", "reasons": "the reasons", "mutants": "faults for make fuzz-mutants", "faults": "faults for the stress and pkg/model/reuse", "hold": "for pkg/model/reuse",
 	"exports": "types for Go", "wire": "formats", "hook": "what differs between the hooks: every row runs in both",
+	"migrate": "the table of before: pkg/dataplane/migrate_test.go", "carry": "the same",
 }
 
 // complain about what no row reached.
