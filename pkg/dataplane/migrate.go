@@ -256,7 +256,7 @@ func (m *migration) loadJump(f *folder, attached []ebpf.ProgramID) (err error) {
 	}
 
 	m.aside, err = ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: programXDP, Type: ebpf.XDP, License: "Dual BSD/GPL", Flags: unix.BPF_F_XDP_HAS_FRAGS,
+		Name: programXDP, Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "Dual BSD/GPL", Flags: unix.BPF_F_XDP_HAS_FRAGS,
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
 	})
 	if err != nil {

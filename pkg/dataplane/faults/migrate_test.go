@@ -11,13 +11,13 @@ import (
 
 // A daemon that asks for another size of the flow table carries all flows over.
 func TestUpgrade_OtherTableSize_NothingLost(t *testing.T) {
-	for name, o := range restartHooks() {
+	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
 			d := r.newDaemon()
 			d.start()
 			r.load(load.Options{})
-			for range 4 {
+			for range 2 {
 				d.process.Kill()
 				d.config.Pairs ^= 1<<15 | 1<<16
 				d.start()
