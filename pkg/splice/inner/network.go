@@ -148,10 +148,18 @@ func (n *Network) Enter() error {
 // openNamespace opens the named namespace, after making it if there is none.
 func openNamespace(name string) (netns.NsHandle, error) {
 	if handle, err := netns.GetFromName(name); err == nil {
-		return handle, nil
+		if isNamespace(handle) {
+			return handle, nil
+		}
+		handle.Close()
 	}
-	// A file without a namespace behind it is what an interrupted run leaves.
-	if err := netns.DeleteNamed(name); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
+	// A file without a namespace behind it is what an interrupted run leaves, and one whose mounts were its own
+	// (`ip netns exec`, unshare -m).
+	err := netns.DeleteNamed(name)
+	if errors.Is(err, unix.EINVAL) { // not a mount point
+		err = os.Remove(filepath.Join(namespaces, name))
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return netns.None(), fmt.Errorf("clear namespace %s: %w", name, err)
 	}
 	if err := shareFolder(namespaces); err != nil {
@@ -174,6 +182,12 @@ func openNamespace(name string) (netns.NsHandle, error) {
 		return netns.None(), fmt.Errorf("make namespace %s: %w (needs root)", name, made.err)
 	}
 	return made.handle, nil
+}
+
+// isNamespace tells whether an open file is one: any file can be opened by a namespace's name.
+func isNamespace(handle netns.NsHandle) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(handle), &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
 // connect makes the veth pair unless both ends are where they belong.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -46,6 +47,15 @@ func mustSetup(t *testing.T, config Config) *Network {
 	}
 	t.Cleanup(func() { n.Close() })
 	return n
+}
+
+// What a daemon leaves whose mounts were its own: the name, and nothing mounted there.
+func TestSetup_FileWithoutNamespace_IsReplaced(t *testing.T) {
+	config := testConfig(t)
+	if err := os.WriteFile(filepath.Join(namespaces, config.Namespace), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	mustSetup(t, config)
 }
 
 func TestSetup_Twice_AdoptsTheSameInterface(t *testing.T) {
