@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
@@ -173,13 +172,13 @@ type stopwatch struct {
 }
 
 func start(process int) (stopwatch, error) {
-	spent, err := processorTime(process)
+	spent, err := lab.ProcessorTime(process)
 	return stopwatch{began: time.Now(), process: process, spent: spent}, err
 }
 
 func (s *stopwatch) stop() error {
 	s.wall = time.Since(s.began)
-	now, err := processorTime(s.process)
+	now, err := lab.ProcessorTime(s.process)
 	s.spent = now - s.spent
 	return err
 }
@@ -212,20 +211,4 @@ func (s series) median() stopwatch {
 func (s series) String() string {
 	worst := slices.MaxFunc(s, func(a, b stopwatch) int { return int(a.wall - b.wall) })
 	return fmt.Sprintf("median of %d: %v, longest %v", len(s), s.median(), worst)
-}
-
-// processorTime is what a process has used; 0 is this one.
-func processorTime(process int) (time.Duration, error) {
-	var id int32
-	clock := int32(unix.CLOCK_PROCESS_CPUTIME_ID)
-	if process != 0 {
-		// The kernel's clock of another process: include/linux/posix-timers_types.h, ^pid << 3 | CPUCLOCK_SCHED.
-		id = int32(process)
-		clock = ^id<<3 | 2
-	}
-	var t unix.Timespec
-	if err := unix.ClockGettime(clock, &t); err != nil {
-		return 0, fmt.Errorf("read the processor time of process %d: %w", process, err)
-	}
-	return time.Duration(t.Nano()), nil
 }

@@ -2,100 +2,140 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/client"
+	"github.com/privlink/privlink/pkg/lab"
 )
 
-func listEndpoints(ctx context.Context, w *world) (time.Duration, error) {
-	return list[api.PrivateEndpoint](ctx, w, api.PrivateEndpoints, endpoints)
+func listEndpoints(ctx context.Context, w *world) (sample, error) {
+	return w.list(api.PrivateEndpoints, endpoints)
 }
 
-func listServices(ctx context.Context, w *world) (time.Duration, error) {
-	return list[api.PrivateLinkService](ctx, w, api.PrivateLinkServices, services)
+func listServices(ctx context.Context, w *world) (sample, error) {
+	return w.list(api.PrivateLinkServices, services)
 }
 
-// list is from the request to the last resource read, in one page.
-func list[R any](ctx context.Context, w *world, kind api.Kind, want int) (time.Duration, error) {
-	began := time.Now()
-	all, err := client.List[R](ctx, w.api, client.Collection(subscription, resourceGroup, kind), nil)
-	if err == nil && len(all) != want {
-		err = fmt.Errorf("%d instead of %d", len(all), want)
+// list is from the request to the last byte of the answer, which is one page.
+func (w *world) list(kind api.Kind, want int) (sample, error) {
+	var text []byte
+	took, err := w.timed(func() error {
+		answer, err := w.http.Get("http://privlink" + client.Collection(subscription, resourceGroup, kind) + "?api-version=" + api.LatestVersion)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		text, err = io.ReadAll(answer.Body)
+		return err
+	})
+	var page struct {
+		Value    []json.RawMessage `json:"value"`
+		NextLink string            `json:"nextLink"`
 	}
-	return time.Since(began), err
+	if err == nil {
+		err = json.Unmarshal(text, &page)
+	}
+	if err == nil && (len(page.Value) != want || page.NextLink != "") {
+		err = fmt.Errorf("%d instead of %d on the page", len(page.Value), want)
+	}
+	return took, err
+}
+
+// timed measures what the running daemon does meanwhile.
+func (w *world) timed(do func() error) (sample, error) {
+	process := w.daemon.Process().PID()
+	before, err := lab.ProcessorTime(process)
+	if err != nil {
+		return sample{}, err
+	}
+	began := time.Now()
+	err = do()
+	passed := time.Since(began)
+	after, failed := lab.ProcessorTime(process)
+	return sample{passed, after - before}, errors.Join(err, failed)
 }
 
 // approve is from the request to the answer, which comes when the kernel agrees.
-func approve(ctx context.Context, w *world) (time.Duration, error) {
+func approve(ctx context.Context, w *world) (sample, error) {
 	connection := w.connections[w.turn%len(w.connections)]
 	w.turn++
-	began := time.Now()
-	if err := w.decide(ctx, connection, api.Approved); err != nil {
-		return 0, err
-	}
-	return time.Since(began), nil
+	return w.timed(func() error { return w.decide(ctx, connection, api.Approved) })
 }
 
 // restart is from the start of the program, after an end in order, until the API answers and the kernel agrees.
-func restart(ctx context.Context, w *world) (time.Duration, error) {
+func restart(ctx context.Context, w *world) (sample, error) {
 	w.daemon.Stop()
 	return w.begin(ctx)
 }
 
 // adopt is the same after a crash, with everything in the kernel.
-func adopt(ctx context.Context, w *world) (time.Duration, error) {
+func adopt(ctx context.Context, w *world) (sample, error) {
 	w.daemon.Kill()
 	return w.begin(ctx)
 }
 
-func (w *world) begin(ctx context.Context) (time.Duration, error) {
+func (w *world) begin(ctx context.Context) (sample, error) {
 	began := time.Now()
 	w.daemon.Start(ctx)
 	if err := w.settled(ctx); err != nil {
-		return 0, err
+		return sample{}, err
 	}
-	return time.Since(began), nil
+	return w.since(began)
+}
+
+// since is what it took from the start of the daemon's program.
+func (w *world) since(began time.Time) (sample, error) {
+	passed := time.Since(began)
+	processor, err := lab.ProcessorTime(w.daemon.Process().PID())
+	return sample{passed, processor}, err
 }
 
 // forward is from the start of the program, with nothing in the kernel, until the first answer through an endpoint.
-func forward(ctx context.Context, w *world) (took time.Duration, err error) {
+func forward(ctx context.Context, w *world) (took sample, err error) {
 	w.daemon.Stop()
 	if _, err := w.daemon.CLI(ctx, "down", "--bpffs", w.daemon.BPFFS); err != nil {
-		return 0, err
+		return took, err
 	}
 	socket, err := w.consumer.Dial(ctx, "udp4", "", w.address)
 	if err != nil {
-		return 0, err
+		return took, err
 	}
-	defer func() { err = errors.Join(err, socket.Close()) }()
-	began := time.Now()
-	answered := make(chan time.Duration, 1)
-	go func() {
+	began, answered := time.Now(), make(chan struct{})
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		defer close(answered)
 		for b := make([]byte, 64); ; {
-			_, err := socket.Read(b)
-			if err == nil {
-				answered <- time.Since(began)
-				return
-			}
-			if errors.Is(err, net.ErrClosed) {
+			if _, err := socket.Read(b); err == nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
 		}
+	})
+	knocking, stop := context.WithTimeout(ctx, settleWithin)
+	asking.Go(func() {
+		for tick := time.NewTicker(time.Millisecond); knocking.Err() == nil; <-tick.C {
+			_, _ = socket.Write([]byte("hello")) // nobody there is an answer too
+		}
+	})
+	defer func() {
+		stop()
+		err = errors.Join(err, socket.Close())
+		asking.Wait()
 	}()
-	go w.daemon.Start(ctx)
-	for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
-		_, _ = socket.Write([]byte("hello")) // nobody there is an answer too
-		select {
-		case took = <-answered:
-			return took, w.settled(ctx)
-		default:
-		}
-		if time.Since(began) > settleWithin {
-			return 0, fmt.Errorf("no packet was answered within %v", settleWithin)
-		}
+	w.daemon.Start(ctx)
+	select {
+	case <-answered:
+	case <-knocking.Done():
+		return took, fmt.Errorf("no packet was answered within %v", settleWithin)
 	}
+	if took, err = w.since(began); err != nil {
+		return took, err
+	}
+	return took, w.settled(ctx)
 }

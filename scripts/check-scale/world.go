@@ -29,6 +29,7 @@ type world struct {
 	daemon      *lab.Daemon
 	consumer    *lab.Namespace
 	api         *client.Client
+	http        http.Client // the same socket, for answers that are only to be read
 	connections []api.ID
 	address     string // of the first endpoint, which stays approved
 	turn        int
@@ -44,6 +45,10 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 	if w.api, err = client.New(client.Options{Socket: w.daemon.Socket}); err != nil {
 		return nil, err
 	}
+	w.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", w.daemon.Socket)
+	}}
 	if _, err := w.daemon.CLIInput(ctx, providerDocuments(), "apply", "-f", "-"); err != nil {
 		return nil, err
 	}
@@ -66,6 +71,7 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 
 func (w *world) close() {
 	w.api.Close()
+	w.http.CloseIdleConnections()
 	w.daemon.Stop()
 }
 
