@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -26,7 +29,8 @@ type balanced struct {
 	daemon   *lab.Daemon
 	backends map[string]*lab.Namespace // by address
 	serving  map[string]net.Listener
-	insider  *lab.Namespace // in the provider's network
+	resets   map[string]*atomic.Int64 // connections that ended with a reset at the backend
+	insider  *lab.Namespace           // in the provider's network
 	consumer *lab.Namespace
 }
 
@@ -41,7 +45,7 @@ const (
 func newBalanced(t *testing.T) *balanced {
 	t.Helper()
 	l, d := gateway(t)
-	b := &balanced{Lab: l, t: t, daemon: d, backends: map[string]*lab.Namespace{}, serving: map[string]net.Listener{}}
+	b := &balanced{Lab: l, t: t, daemon: d, backends: map[string]*lab.Namespace{}, serving: map[string]net.Listener{}, resets: map[string]*atomic.Int64{}}
 	for i, ip := range []string{firstBackend, secondBackend} {
 		b.backends[ip] = l.VM(d.Namespace, fmt.Sprint("b", i+1), ip+"/16", lab.VethOptions{})
 		b.serve(ip)
@@ -150,6 +154,8 @@ func (b *balanced) serve(ip string) {
 		b.t.Fatal(err)
 	}
 	b.serving[ip] = l
+	resets := &atomic.Int64{}
+	b.resets[ip] = resets
 	b.OnClose(func() { l.Close() })
 	go func() {
 		for {
@@ -161,6 +167,9 @@ func (b *balanced) serve(ip string) {
 				defer c.Close()
 				for lines := bufio.NewReader(c); ; {
 					if _, err := lines.ReadString('\n'); err != nil {
+						if errors.Is(err, syscall.ECONNRESET) {
+							resets.Add(1)
+						}
 						return
 					}
 					if _, err := io.WriteString(c, ip+"\n"); err != nil {
@@ -172,10 +181,21 @@ func (b *balanced) serve(ip string) {
 	}()
 }
 
+// wantReset waits until a backend has seen the reset of the one connection to it.
+func (b *balanced) wantReset(ip string) {
+	b.t.Helper()
+	b.Wait("the backend's end of the connection to be reset", 10*time.Second, func() error {
+		if n := b.resets[ip].Load(); n != 1 {
+			return fmt.Errorf("%d resets at %s", n, ip)
+		}
+		return nil
+	})
+}
+
 // refuse ends the TCP listener alone: connections and UDP stay, the probe fails.
 func (b *balanced) refuse(ip string) { b.serving[ip].Close() }
 
-// echo answers every datagram with the backend's address.
+// echo answers every datagram with the backend's address, and one that is no question with what it says, too.
 func (b *balanced) echo(ip string) {
 	b.t.Helper()
 	c, err := b.backends[ip].ListenPacket("udp4", ip+":7000")
@@ -185,11 +205,15 @@ func (b *balanced) echo(ip string) {
 	b.OnClose(func() { c.Close() })
 	go func() {
 		for buffer := make([]byte, 64); ; {
-			_, from, err := c.ReadFrom(buffer)
+			n, from, err := c.ReadFrom(buffer)
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteTo([]byte(ip+"\n"), from) // a lost answer is asked for again
+			answer := ip + "\n"
+			if text := string(buffer[:n]); text != question {
+				answer = ip + " " + text
+			}
+			_, _ = c.WriteTo([]byte(answer), from) // a lost answer is asked for again, or missed
 		}
 	}()
 }
@@ -211,6 +235,8 @@ func (b *balanced) dial(from *lab.Namespace, network, to string) (net.Conn, stri
 	return c, name, nil
 }
 
+const question = "who?\n"
+
 // who asks a connection, or a UDP flow, for the backend it is with. A datagram that is lost is not sent again, so that
 // nobody waits long for its answer.
 func who(c net.Conn) (string, error) {
@@ -221,7 +247,7 @@ func who(c net.Conn) (string, error) {
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
-	if _, err := io.WriteString(c, "who?\n"); err != nil {
+	if _, err := io.WriteString(c, question); err != nil {
 		return "", err
 	}
 	buffer := make([]byte, 64)
@@ -290,7 +316,7 @@ func TestLB_NoService_FrontendServesItsOwnNetwork(t *testing.T) {
 	b.shows("Health: tcp 10.0.0.11 Up: connected", "Health: tcp 10.0.0.12 Up: connected")
 	b.to(b.insider, "tcp4", frontIP, firstBackend)
 	kept := b.to(b.insider, "tcp4", frontIP, secondBackend)
-	b.to(b.insider, "udp4", frontIP, firstBackend)
+	counted := b.count(b.to(b.insider, "udp4", frontIP, firstBackend), firstBackend)
 	b.publish()
 	b.to(b.consumer, "tcp4", linkIP, firstBackend)
 	if name, err := who(kept); err != nil || name != secondBackend {
@@ -302,6 +328,149 @@ func TestLB_NoService_FrontendServesItsOwnNetwork(t *testing.T) {
 	}
 	if by, failed := b.served(b.insider, frontIP); failed > 0 || len(by) != 2 {
 		t.Errorf("after deleting the service: %v, %d failed", by, failed)
+	}
+	if sent, missed := counted(); sent < 100 || len(missed) > 0 {
+		t.Errorf("of %d datagrams while the service was published and deleted the backend did not answer %v", sent, missed)
+	}
+}
+
+// count sends numbered datagrams on a flow to a backend until the returned function is called, which says how many were
+// sent and which of them that backend did not answer.
+func (b *balanced) count(flow net.Conn, backend string) func() (sent int, missed []int) {
+	b.t.Helper()
+	answered := map[int]bool{}
+	reading, stop := make(chan struct{}), make(chan struct{})
+	if err := flow.SetDeadline(time.Time{}); err != nil {
+		b.t.Fatal(err)
+	}
+	go func() {
+		defer close(reading)
+		for buffer := make([]byte, 64); ; {
+			n, err := flow.Read(buffer)
+			if err != nil {
+				return // the deadline, or an ICMP error, which is a loss
+			}
+			var name string
+			var number int
+			if _, err := fmt.Sscan(string(buffer[:n]), &name, &number); err == nil && name == backend {
+				answered[number] = true
+			}
+		}
+	}()
+	sent, sending := 0, make(chan struct{})
+	go func() {
+		defer close(sending)
+		for tick := time.NewTicker(5 * time.Millisecond); ; {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+			sent++
+			if _, err := fmt.Fprintf(flow, "%d\n", sent); err != nil {
+				return
+			}
+		}
+	}()
+	return func() (int, []int) {
+		close(stop)
+		<-sending
+		_ = flow.SetReadDeadline(time.Now().Add(time.Second)) // the last answers are on their way; the flow is open
+		<-reading
+		var missed []int
+		for number := 1; number <= sent; number++ {
+			if !answered[number] {
+				missed = append(missed, number)
+			}
+		}
+		return sent, missed
+	}
+}
+
+// Two frontends of one load balancer share a pool; a service with PROXY publishes the one, a plain service the other. The
+// backends serve plain HTTP, so that only who sends a header finds them unhealthy.
+func TestLB_ProxyAndPlainService_HeaderAndHealthApart(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	for ip, backend := range b.backends {
+		l, err := backend.Listen("tcp4", ip+":8000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, ip) }),
+			ErrorLog: log.New(io.Discard, "", 0)}
+		go func() { _ = server.Serve(l) }()
+		b.OnClose(func() { server.Close() })
+	}
+	const frontend = `- {name: NAME, properties: {subnet: {id: virtualNetworks/datacenter/subnets/servers}}}`
+	const rule = `- {name: NAME, properties: {protocol: Tcp, frontendPort: 80, backendPort: 8000, frontendIPConfiguration: {id: loadBalancers/pair/frontendIPConfigurations/NAME}, ` +
+		`backendAddressPool: {id: loadBalancers/pair/backendAddressPools/shared}, probe: {id: loadBalancers/pair/probes/page}}}`
+	both := func(text string) string {
+		return "  " + strings.ReplaceAll(text, "NAME", "plain") + "\n  " + strings.ReplaceAll(text, "NAME", "proxied")
+	}
+	b.apply(`
+type: Microsoft.Network/loadBalancers
+name: pair
+location: local
+sku: {name: Standard}
+properties:
+  frontendIPConfigurations:
+` + both(frontend) + `
+  backendAddressPools:
+  - {name: shared, properties: {loadBalancerBackendAddresses: [{name: m1, properties: {ipAddress: 10.0.0.11}}, {name: m2, properties: {ipAddress: 10.0.0.12}}]}}
+  probes:
+  - {name: page, properties: {protocol: Http, port: 8000, requestPath: /, intervalInSeconds: 5, probeThreshold: 1}}
+  loadBalancingRules:
+` + both(rule) + "\n")
+	for name, more := range map[string]string{"plain": "", "proxied": " --proxy-protocol"} {
+		var made struct{ ID string }
+		read(t, b.must("service create "+name+" --lb pair --frontend "+name+" --nat-subnet servers --nat-ip-count 1 --visibility * --auto-approval * -o json"+more), &made)
+		b.must("endpoint create to-" + name + " --vnet home --subnet default --ip " + map[string]string{"plain": "10.0.1.20", "proxied": "10.0.1.21"}[name] + " --service " + made.ID)
+	}
+	get := func(ip string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return b.consumer.Run(ctx, "curl", "-sS", "--max-time", "5", "http://"+ip)
+	}
+	b.Wait("the health of both services", 40*time.Second, func() error {
+		out := strings.Join(strings.Fields(b.must("lb show pair")), " ")
+		for _, ip := range bothBackends {
+			for _, line := range []string{"Health: plain " + ip + " Up: Http: status 200", "Health: proxied " + ip + " Down: Http: status 400"} {
+				if !strings.Contains(out, line) {
+					return fmt.Errorf("no %q in %s", line, out)
+				}
+			}
+		}
+		return nil
+	})
+	if answer, err := get("10.0.1.20"); err != nil || !strings.HasPrefix(answer, "10.0.0.") {
+		t.Errorf("through the plain service: %q %v", answer, err)
+	}
+	if answer, err := get("10.0.1.21"); err == nil {
+		t.Errorf("all backends of the PROXY service are down, and it answers %q", answer)
+	}
+	// With the header off for probes its backends are up again, and are sent one by the first connection.
+	b.apply(`
+type: Microsoft.Network/privateLinkServices
+name: proxied
+location: local
+properties:
+  loadBalancerFrontendIpConfigurations: [{id: loadBalancers/pair/frontendIPConfigurations/proxied}]
+  ipConfigurations: [{name: nat-1, properties: {subnet: {id: virtualNetworks/datacenter/subnets/servers}}}]
+  visibility: {subscriptions: ["*"]}
+  autoApproval: {subscriptions: ["*"]}
+  enableProxyProtocol: true
+  proxyProbes: false
+`)
+	b.Wait("an answer to the header", 40*time.Second, func() error {
+		if answer, err := get("10.0.1.21"); err != nil || !strings.Contains(answer, "400 Bad Request") {
+			return fmt.Errorf("%q %w", answer, errOr(err))
+		}
+		return nil
+	})
+	if answer, err := get("10.0.1.20"); err != nil || !strings.HasPrefix(answer, "10.0.0.") {
+		t.Errorf("through the plain service, afterwards: %q %v", answer, err)
 	}
 }
 
@@ -389,6 +558,7 @@ func TestLB_AdminStateDown_TCPStaysThenIsReset(t *testing.T) {
 	if after := time.Since(began); after < drain*time.Second {
 		t.Errorf("reset after %v, the drain period is %d s", after, drain)
 	}
+	b.wantReset(firstBackend)
 }
 
 func TestLB_AdminStateUp_OverridesTheProbe(t *testing.T) {
@@ -415,6 +585,7 @@ func TestLB_BackendRemoved_TCPResetUDPElsewhere(t *testing.T) {
 	if _, err := ended.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a connection to it: %v, want a reset", err)
 	}
+	b.wantReset(firstBackend)
 	if name, err := who(moving); err != nil || name != secondBackend {
 		t.Errorf("a UDP flow is with %q: %v", name, err)
 	}

@@ -16,6 +16,10 @@ import (
 // perSubscription is how many services each of two subscriptions has: one may not have all.
 const perSubscription = manyServices / 2
 
+// throughDaemon is how much longer than promised the daemon's processor time may be on a machine whose other work takes its
+// caches. What is printed is what it was.
+const throughDaemon = 2
+
 // crowd is a daemon with many services or a large pool.
 type crowd struct {
 	daemon *lab.Daemon
@@ -88,7 +92,7 @@ func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 	if err := errors.Join(c.applied(ctx, time.Minute), watch.stop()); err != nil {
 		return "", err
 	}
-	return joined(fmt.Sprintf("from the documents to the kernel %v", watch), nil)
+	return joined(fmt.Sprintf("from the documents to the kernel %v", watch), watch.under(throughDaemon*allServices, time.Minute))
 }
 
 // serviceDocuments are a network, its load balancers and a service for each frontend of one subscription.
@@ -198,7 +202,7 @@ func daemonChange(ctx context.Context, l *lab.Lab) (note string, err error) {
 		}
 		all = append(all, watch)
 	}
-	return joined(all.String(), nil)
+	return joined(all.String(), all.median().under(throughDaemon*oneBackend, 2*time.Second))
 }
 
 // resolved waits until every backend of the large pool is up.
