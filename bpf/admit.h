@@ -88,6 +88,8 @@ static __always_inline int admit_link(struct packet *p, struct opening *o)
 	if ((word >> 16 & 0xff) != LINK_APPROVED && !MUTANT(20))
 		return DROP(NOT_APPROVED);
 	rule = rule_find(link->service, p->key.dport, p->key.proto, &slot);
+	if (!rule) /* TCP of a PROXY rule for every port */
+		rule = rule_find(link->service, 0, p->key.proto, &slot);
 	if (!rule)
 		rule = rule_find(link->service, 0, 0, &slot);
 	if (!rule)

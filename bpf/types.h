@@ -288,7 +288,7 @@ struct address {
 struct rule_key {
 	__u32 service;
 	__be16 port; /* net; 0 = every port */
-	__u8 proto;  /* 0 = TCP and UDP (only with port 0) */
+	__u8 proto;  /* 0 = TCP and UDP (only with port 0, after those of one protocol) */
 	__u8 pad;
 };
 

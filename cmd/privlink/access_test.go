@@ -75,6 +75,7 @@ func TestStatus_Degraded_ExactTextAndExitCode(t *testing.T) {
 Version:     test
 Revision:    3 applied, 4 wanted
 Flows:       1
+Proxied:     0 of 8432 connections, 100 a link
 Last sweep:  0.5 s ago
 Problem:     revision 4 is not applied
 

@@ -28,6 +28,11 @@ type config struct {
 	// Flows is the size of the flow table in pairs; default 262144, or what the table has that is there. A start with
 	// another number carries the flows over.
 	Flows uint32 `json:"flows"`
+	// ProxyConnections is how many connections of PROXY services there may be; default as many as the limit
+	// of descriptors allows (8,432 of 20,000). More than that is an error at the start.
+	ProxyConnections int `json:"proxyConnections"`
+	// ProxyConnectionsPerLink bounds those of one link; default no bound but ProxyConnections and the link's flows.
+	ProxyConnectionsPerLink int `json:"proxyConnectionsPerLink"`
 	// LogLevel is error, warn, info or debug; default info.
 	LogLevel string `json:"logLevel"`
 	// LogFormat is text or json; default text.
@@ -77,6 +82,9 @@ func readConfig(name string) (config, error) {
 	}
 	if err := yaml.UnmarshalStrict(text, &c); err != nil {
 		return c, fmt.Errorf("read configuration %s: %w", name, err)
+	}
+	if c.ProxyConnections < 0 || c.ProxyConnectionsPerLink < 0 {
+		return c, fmt.Errorf("configuration: proxyConnections %d and proxyConnectionsPerLink %d may not be negative (0 is the default)", c.ProxyConnections, c.ProxyConnectionsPerLink)
 	}
 	return c, nil
 }

@@ -46,12 +46,12 @@ type inside struct {
 }
 
 // openInside makes the network and listens: programs of an earlier daemon bring connections at once, which wait.
-func openInside(bpffs string, log logrus.FieldLogger) (*inside, error) {
+func openInside(bpffs string, limits splice.Config, log logrus.FieldLogger) (*inside, error) {
 	network, err := inner.Setup(innerConfig(bpffs))
 	if err != nil {
 		return nil, fmt.Errorf("set up the inner network: %w", privileges(err))
 	}
-	server, err := splice.New(network, splice.Config{}, log.WithField("part", "splice"))
+	server, err := splice.New(network, limits, log.WithField("part", "splice"))
 	if err != nil {
 		network.Close()
 		return nil, err

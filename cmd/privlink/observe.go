@@ -51,6 +51,8 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 	for _, u := range control.Result.Unresolved {
 		status.Warnings = append(status.Warnings, fmt.Sprintf("nobody answers for backend %s of %s", u.Addr, lastOf(u.Network)))
 	}
+	limits := d.inside.splice.Capacity()
+	status.Proxied = api.ProxiedStatus{Connections: d.inside.splice.Stats().Active, Limit: limits.Connections, LinkLimit: limits.PerLink}
 	maps, err := d.plane.MapUse()
 	if err != nil {
 		return status, err

@@ -71,7 +71,7 @@ type observed struct{ flows []server.Flow }
 func (observed) Status(context.Context) (api.Status, error) {
 	return api.Status{
 		Version: "test", WantedRevision: 4, AppliedRevision: 3, Flows: 1, SweepAgeSeconds: 0.5, Degraded: true,
-		Problems: []string{"revision 4 is not applied"},
+		Problems: []string{"revision 4 is not applied"}, Proxied: api.ProxiedStatus{Limit: 8432, LinkLimit: 100},
 		Interfaces: []api.InterfaceStatus{{
 			Network:   "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/datacenter",
 			Interface: "eth1", VLAN: 7, Hook: "tcx", Mode: "tc", Why: "asked for", Others: []string{"other#12"},

@@ -20,6 +20,7 @@ import (
 	"github.com/privlink/privlink/pkg/metrics"
 	"github.com/privlink/privlink/pkg/privilege"
 	"github.com/privlink/privlink/pkg/server"
+	"github.com/privlink/privlink/pkg/splice"
 	"github.com/privlink/privlink/pkg/splice/inner"
 	"github.com/privlink/privlink/pkg/store"
 	"github.com/privlink/privlink/pkg/webhook"
@@ -124,7 +125,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d := &daemon{log: log, started: c.env.now()}
-	inside, err := openInside(c.own("bpffs"), log)
+	inside, err := openInside(c.own("bpffs"), splice.Config{MaxConnections: config.ProxyConnections, MaxPerLink: config.ProxyConnectionsPerLink}, log)
 	switch {
 	case errors.Is(err, inner.ErrInUse):
 		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)

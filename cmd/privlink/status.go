@@ -40,6 +40,11 @@ func describeStatus(t *columns, s *api.Status) {
 	t.field("Version", s.Version)
 	t.field("Revision", fmt.Sprintf("%d applied, %d wanted", s.AppliedRevision, s.WantedRevision))
 	t.field("Flows", strconv.FormatUint(s.Flows, 10))
+	proxied := fmt.Sprintf("%d of %d connections", s.Proxied.Connections, s.Proxied.Limit)
+	if s.Proxied.LinkLimit > 0 {
+		proxied += fmt.Sprintf(", %d a link", s.Proxied.LinkLimit)
+	}
+	t.field("Proxied", proxied)
 	t.field("Last sweep", fmt.Sprintf("%.1f s ago", s.SweepAgeSeconds))
 	for _, problem := range s.Problems {
 		t.field("Problem", problem)

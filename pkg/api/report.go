@@ -27,6 +27,16 @@ type Status struct {
 	Flows uint64 `json:"flows"`
 	// SweepAgeSeconds is how long ago the last sweep of the flow table ended.
 	SweepAgeSeconds float64 `json:"sweepAgeInSeconds"`
+	// Proxied are the connections of services with PROXY headers.
+	Proxied ProxiedStatus `json:"proxied"`
+}
+
+// ProxiedStatus is how many connections the splice path carries and may carry.
+type ProxiedStatus struct {
+	Connections uint64 `json:"connections"`
+	Limit       int    `json:"limit"`
+	// LinkLimit is that of one link, 0 if it has none of its own.
+	LinkLimit int `json:"linkLimit,omitempty"`
 }
 
 // InterfaceStatus is one attachment.

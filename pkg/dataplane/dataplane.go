@@ -84,6 +84,9 @@ type Dataplane struct {
 	door atomic.Pointer[door] // of the last apply; nil before the first
 	shut atomic.Bool          // closed, for those who do not take mu
 
+	ready  chan struct{} // closed with the first door
+	opened sync.Once
+
 	// mu guards everything below, and every write to a map.
 	mu       sync.Mutex
 	closed   bool
@@ -136,7 +139,8 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 		opts.Notify = func() {}
 	}
 	d := &Dataplane{
-		opts: opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
+		ready: make(chan struct{}),
+		opts:  opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
 		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms), probed: make(map[string]device),
 	}
 	defer func() {

@@ -103,7 +103,11 @@ func (d *Dataplane) openDoor(p *plan) {
 		}
 	}
 	d.door.Store(v)
+	d.opened.Do(func() { close(d.ready) })
 }
+
+// Ready implements splice.Gateway: after the first apply.
+func (d *Dataplane) Ready() <-chan struct{} { return d.ready }
 
 // proxied are the targets of a rule with PROXY that take new flows; in the kernel's table the listener stands for them.
 func (p *plan) proxied(rs *RuleSet, r *Rule, slots []uint32) members {

@@ -298,11 +298,6 @@ func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32)
 		return err
 	}
 	rule := bpfRule{Ident: id, Service: service, Nat: nat, BackendPort: portOrder(r.BackendPort), Distribution: uint8(r.Distribution)}
-	key := bpfRuleKey{Service: service, Port: portOrder(r.Port), Proto: uint8(r.Protocol)}
-	if _, ok := p.ruleIndex[key]; ok {
-		return fmt.Errorf("compile rule set %s: two rules for protocol %d port %d", rs.Key, r.Protocol, r.Port)
-	}
-	p.ruleIndex[key] = bpfRuleRef{Key: key, Rule: slot}
 	table := members{port: strconv.Itoa(int(r.BackendPort)), list: make([]member, 0, len(r.Targets))}
 	idents := newBackendIdents(rs, r)
 	p.targets[slot] = make([]uint32, 0, len(r.Targets))
@@ -311,12 +306,41 @@ func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32)
 			return err
 		}
 	}
+	protocol := r.Protocol
 	if r.Proxy {
+		if r.Protocol == ProtocolAll {
+			// UDP of every port passes plain, to the same backends; TCP has a rule of its own before it.
+			protocol = ProtocolTCP
+			if err := d.planPlain(p, rs, r, rule, table); err != nil {
+				return err
+			}
+		}
 		if rule.Nat, table, err = d.planListener(p, rs, r, slot); err != nil {
 			return err
 		}
 		rule.BackendPort = portOrder(d.inner.Listen.Port())
 	}
+	return p.enterRule(rs, r, protocol, slot, rule, table)
+}
+
+// planPlain makes the rule for what a proxied rule for all ports does not send through the splice path.
+func (d *Dataplane) planPlain(p *plan, rs *RuleSet, r *Rule, rule bpfRule, table members) error {
+	rule.Ident = ident("rule", rs.Key, r.Key, "plain")
+	p.keepRules[rule.Ident] = true
+	slot, _, err := d.rules.get(rule.Ident, d.sweeps)
+	if err != nil {
+		return err
+	}
+	return p.enterRule(rs, r, ProtocolAll, slot, rule, table)
+}
+
+// enterRule makes a rule answer for a protocol on its port.
+func (p *plan) enterRule(rs *RuleSet, r *Rule, protocol Protocol, slot uint32, rule bpfRule, table members) error {
+	key := bpfRuleKey{Service: rule.Service, Port: portOrder(r.Port), Proto: uint8(protocol)}
+	if _, ok := p.ruleIndex[key]; ok {
+		return fmt.Errorf("compile rule set %s: two rules for protocol %d port %d", rs.Key, protocol, r.Port)
+	}
+	p.ruleIndex[key] = bpfRuleRef{Key: key, Rule: slot}
 	rule.Balance = table.signature()
 	p.tables[slot] = table
 	p.rules[slot] = rule
@@ -359,7 +383,7 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule ui
 	p.keepBackends[b.Ident] = true
 	p.backends[slot] = b
 	p.targets[rule] = append(p.targets[rule], slot)
-	if resolved && t.Healthy && !t.NoNew && !r.Proxy {
+	if resolved && t.Healthy && !t.NoNew {
 		table.list = append(table.list, member{t.Pool, t.Addr, max(t.Weight, 1), slot, id, name})
 	}
 	return nil
@@ -376,8 +400,8 @@ func idleTCP(r *Rule) uint32 {
 
 // planListener makes the splice's listener the backend of a proxied rule.
 func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (nat uint32, table members, err error) {
-	if d.inner.Network == "" || r.Protocol != ProtocolTCP {
-		return 0, members{}, nil // no splice: the rule has no backend and refuses
+	if d.inner.Network == "" {
+		return 0, members{}, nil // no splice: the rule has no backend and refuses TCP
 	}
 	set := &RuleSet{Key: d.inner.Network, Network: d.inner.Network}
 	for _, a := range d.inner.Sources {

@@ -97,7 +97,7 @@ type Link struct {
 	VNet     uint16
 }
 
-// RuleKey finds a rule; port 0 with protocol 0 is the rule for all ports.
+// RuleKey finds a rule; port 0 is the rule for all ports, of one protocol or with protocol 0 of both.
 type RuleKey struct {
 	Service uint32
 	Port    uint16

@@ -336,6 +336,9 @@ func (m *Machine) admit(p *packet) (opening, verdict) {
 	}
 	rule, ok := m.RuleIndex[RuleKey{l.Service, p.key.DstPort, p.key.Proto}]
 	if !ok {
+		rule, ok = m.RuleIndex[RuleKey{Service: l.Service, Proto: p.key.Proto}]
+	}
+	if !ok {
 		rule, ok = m.RuleIndex[RuleKey{Service: l.Service}]
 	}
 	if !ok {

@@ -13,6 +13,9 @@ import (
 type Gateway interface {
 	inner.Door
 
+	// Ready is closed when the gateway can answer. Until then connections wait to be accepted.
+	Ready() <-chan struct{}
+
 	// Identify returns whose connection reached the listener: one lookup of the reverse entry
 	// {inner VNet, local, peer}. It fails if there is no live entry.
 	Identify(local, peer netip.AddrPort) (Identity, error)

@@ -18,15 +18,11 @@ const (
 	connectionsPerPipe = 8
 )
 
-// MemoryPerConnection is what an idle connection adds to the process, in bytes, rounded up;
-// make check-proxy measures it (0.9 kB with 8,000). The two sockets take
-// 5 to 8 kB more in the kernel.
-const MemoryPerConnection = 2048
-
 // Capacity is what the descriptor limit allows.
 type Capacity struct {
 	Descriptors int // RLIMIT_NOFILE after it was raised
 	Connections int
+	PerLink     int // of one link; 0 = no bound of its own
 	Pipes       int
 }
 
@@ -48,6 +44,9 @@ func RaiseDescriptors(wanted int) (Capacity, error) {
 func capacity(descriptors, wanted int) (Capacity, error) {
 	const perPipe = connectionsPerPipe*descriptorsPerConnection + descriptorsPerPipe
 	fit := max(0, descriptors-reservedDescriptors) / perPipe * connectionsPerPipe
+	if fit == 0 {
+		return Capacity{}, fmt.Errorf("allow proxied connections: %d descriptors leave none for them (raise the hard limit of open files, e.g. LimitNOFILE=65536)", descriptors)
+	}
 	if wanted > fit {
 		return Capacity{}, fmt.Errorf("allow %d proxied connections: %d descriptors are enough for %d (raise the hard limit of open files, e.g. LimitNOFILE=)", wanted, descriptors, fit)
 	}

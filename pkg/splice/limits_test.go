@@ -3,13 +3,14 @@ package splice
 import (
 	"strings"
 	"testing"
+
+	"github.com/sirupsen/logrus"
 )
 
 func TestCapacity_Descriptors_AreDivided(t *testing.T) {
 	for _, c := range []struct{ descriptors, wanted, connections, pipes int }{
 		{20000, 0, 8432, 1056},
 		{20000, 5000, 5000, 4488},
-		{1024, 0, 0, 0},
 		{1 << 20, 8000, 8000, 16000},
 	} {
 		got, err := capacity(c.descriptors, c.wanted)
@@ -26,6 +27,20 @@ func TestCapacity_MoreThanFit_IsRefusedWithTheLimit(t *testing.T) {
 	_, err := capacity(20000, 10000)
 	if err == nil || !strings.Contains(err.Error(), "20000 descriptors") {
 		t.Errorf("error %v, want one that names the limit", err)
+	}
+}
+
+func TestCapacity_NoneFits_IsRefusedWithWhatToRaise(t *testing.T) {
+	_, err := capacity(1024, 0)
+	if err == nil || !strings.Contains(err.Error(), "1024 descriptors") || !strings.Contains(err.Error(), "LimitNOFILE") {
+		t.Errorf("error %v, want one that names the limit and how to raise it", err)
+	}
+}
+
+func TestNew_LinkMayHaveMoreThanAll_IsRefused(t *testing.T) {
+	_, err := New(nil, Config{MaxConnections: 10, MaxPerLink: 11}, logrus.New())
+	if err == nil || !strings.Contains(err.Error(), "there may be 10 in all") {
+		t.Errorf("error %v, want one that names both limits", err)
 	}
 }
 

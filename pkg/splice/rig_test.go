@@ -26,6 +26,7 @@ type fakeGateway struct {
 	targets  []netip.AddrPort
 	unknown  bool
 	heard    map[netip.AddrPort]time.Time // when a far end last sent a packet
+	ready    chan struct{}                // nil = from the start
 }
 
 func (g *fakeGateway) Identify(local, peer netip.AddrPort) (Identity, error) {
@@ -50,6 +51,15 @@ func (g *fakeGateway) Heard(_, peer netip.AddrPort) (time.Duration, bool) {
 	defer g.mu.Unlock()
 	at, ok := g.heard[peer]
 	return time.Since(at), ok
+}
+
+func (g *fakeGateway) Ready() <-chan struct{} {
+	if g.ready != nil {
+		return g.ready
+	}
+	ready := make(chan struct{})
+	close(ready)
+	return ready
 }
 
 func (g *fakeGateway) Admit(netip.AddrPort, inner.Destination) error {

@@ -28,9 +28,9 @@ type Config struct {
 	Listen netip.AddrPort
 	// Loops is the number of event loops, at most inner.MaxDialers-1; one per processor by default.
 	Loops int
-	// MaxConnections in all; by default as many as descriptors allow.
+	// MaxConnections in all; 0 = as many as descriptors allow.
 	MaxConnections int
-	// MaxPerLink bounds the connections of one link; 0 = MaxConnections.
+	// MaxPerLink bounds the connections of one link, at most MaxConnections; 0 = no bound of its own.
 	MaxPerLink int
 	// DialTimeout is how long one backend may take to accept; whole seconds.
 	DialTimeout time.Duration
@@ -81,6 +81,10 @@ func New(namespace Namespace, config Config, log logrus.FieldLogger) (*Server, e
 	if err != nil {
 		return nil, err
 	}
+	if config.MaxPerLink > capacity.Connections {
+		return nil, fmt.Errorf("allow a link %d proxied connections: there may be %d in all", config.MaxPerLink, capacity.Connections)
+	}
+	capacity.PerLink = config.MaxPerLink
 
 	s := &Server{
 		config: config, capacity: capacity, namespace: namespace, log: log, start: time.Now(),
@@ -98,13 +102,17 @@ func New(namespace Namespace, config Config, log logrus.FieldLogger) (*Server, e
 	return s, nil
 }
 
-// Run serves until the context ends, then resets every connection. It returns an error only if
-// an event loop failed. A Server runs once.
+// Run serves from when the gateway is ready until the context ends, then resets every connection. It
+// returns an error only if an event loop failed. A Server runs once.
 func (s *Server) Run(ctx context.Context, gateway Gateway) error {
 	s.gateway = gateway
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer s.closeLoops()
+	select {
+	case <-ctx.Done():
+	case <-gateway.Ready():
+	}
 
 	s.log.WithFields(logrus.Fields{
 		"listen": s.config.Listen, "loops": len(s.loops), "connections": s.capacity.Connections,

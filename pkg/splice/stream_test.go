@@ -262,6 +262,22 @@ func TestStream_UrgentByte_ArrivesInLine(t *testing.T) {
 	transfer(t, consumer, server, 1<<20)
 }
 
+// TestServer_GatewayNotReady_ConnectionsWait checks that what arrives between listening and the first
+// configuration is served, not refused.
+func TestServer_GatewayNotReady_ConnectionsWait(t *testing.T) {
+	ready := make(chan struct{})
+	r := startRig(t, func(_ *Config, g *fakeGateway) { g.ready = ready })
+	consumer := r.dial()
+	mustWrite(t, consumer, "early")
+	if s := r.server.Stats(); s.Accepted != 0 {
+		t.Errorf("%d connections were accepted before the gateway was ready", s.Accepted)
+	}
+	close(ready)
+	server := r.accept()
+	skipHeader(t, server)
+	mustRead(t, server, "early")
+}
+
 // stock is how many unused sockets the rig's two loops may hold.
 const stock = 2 * stockSize
 

@@ -167,6 +167,9 @@ func (t *topology) addService(service uint32) {
 	}
 	if t.chance(30) {
 		t.addRule(service, model.RuleKey{Service: service}, vnet)
+		if t.chance(50) {
+			t.addRule(service, model.RuleKey{Service: service, Proto: model.TCP}, vnet)
+		}
 	}
 }
 

@@ -130,6 +130,7 @@ type Numbers struct {
 	Capacity    splice.Capacity
 	Descriptors int
 	RSS         int64 // bytes
+	Slab        int64 // bytes of the whole kernel's small objects, sockets among them
 	Flows       int   // pairs, all phases
 	Ports       uint32
 	Resting     uint32
@@ -146,6 +147,9 @@ func (g *gateway) Numbers(_ Empty, n *Numbers) error {
 	}
 	n.Descriptors = len(list)
 	if n.RSS, err = residentBytes(); err != nil {
+		return err
+	}
+	if n.Slab, err = slabBytes(); err != nil {
 		return err
 	}
 	if err := g.plane.Flows(context.Background(), func(dataplane.Flow) bool { n.Flows++; return true }); err != nil {
@@ -180,6 +184,20 @@ func residentBytes() (int64, error) {
 	}
 	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
 	return pages * int64(os.Getpagesize()), err
+}
+
+// slabBytes is what the kernel's small objects take.
+func slabBytes() (int64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(text), "\nSlab:")
+	var kilobytes int64
+	if _, err := fmt.Sscan(after, &kilobytes); err != nil {
+		return 0, fmt.Errorf("read /proc/meminfo: %w", err)
+	}
+	return kilobytes << 10, nil
 }
 
 // Flows lists them.

@@ -53,9 +53,14 @@ func (gateway) Identify(local, peer netip.AddrPort) (splice.Identity, error) {
 	return splice.Identity{Client: peer, Endpoint: local, LinkID: 0x20000001, IdleTimeout: time.Hour}, nil
 }
 func (g gateway) Targets(*splice.Identity, int) []netip.AddrPort { return []netip.AddrPort{g.backend} }
-func (gateway) Heard(_, _ netip.AddrPort) (time.Duration, bool)  { return 0, false }
-func (gateway) Admit(netip.AddrPort, inner.Destination) error    { return nil }
-func (gateway) Withdraw(netip.AddrPort)                          {}
+func (gateway) Ready() <-chan struct{} {
+	ready := make(chan struct{})
+	close(ready)
+	return ready
+}
+func (gateway) Heard(_, _ netip.AddrPort) (time.Duration, bool) { return 0, false }
+func (gateway) Admit(netip.AddrPort, inner.Destination) error   { return nil }
+func (gateway) Withdraw(netip.AddrPort)                         {}
 
 // forward is a proxy written the ordinary way; join writes the header to the
 // second connection and moves the bytes.
