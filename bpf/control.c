@@ -11,14 +11,18 @@
 SEC("syscall")
 int sweep_slice(struct sweep *s)
 {
-	struct sweep slice = {
-		.first = s->first,
-		.now = clock_now(),
-		.until = bpf_ktime_get_ns() + sweep_budget,
+	struct slice slice = {
+		.sweep.first = s->first,
+		.sweep.now = clock_now(),
+		.sweep.until = bpf_ktime_get_ns() + sweep_budget,
+		.end = s->first + s->count,
 	};
 
-	bpf_loop(s->count, sweep_slot, &slice, 0);
-	*s = slice;
+	if (slice.end > flow_homes + FLOW_WINDOW)
+		slice.end = flow_homes + FLOW_WINDOW;
+
+	bpf_loop((s->count + SWEEP_TOGETHER - 1) / SWEEP_TOGETHER, sweep_slots, &slice, 0);
+	*s = slice.sweep;
 	return 0;
 }
 

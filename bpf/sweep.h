@@ -17,6 +17,9 @@
 /* Seconds a DEAD half without a port stands: longer than anybody holds its slot. */
 #define GRACE 2
 
+/* Slots whose twins are asked for at once: as many as a CPU can look at while it waits for the first. */
+#define SWEEP_TOGETHER 8
+
 static __always_inline void sweep_dead(struct sweep *s, struct flow *f, __u32 slot, __u32 state)
 {
 	bool port;
@@ -115,22 +118,70 @@ static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 sl
 /* Nanoseconds a slice may take; another number in a test only. */
 volatile const __u64 sweep_budget = SWEEP_BUDGET;
 
-/* One slot, the callback of bpf_loop. Nothing else runs on a CPU while it sweeps (unless the kernel
- * preempts itself), so a slice ends by the clock: what a slot costs depends on what is in it.
- */
-static long sweep_slot(__u32 n, struct sweep *s)
+/* One slot; a function of its own, so that the verifier walks it once. */
+SLOW int sweep_slot(struct sweep *s, __u32 slot)
 {
-	__u32 slot = s->first + n, state;
 	struct flow *f = flow_at(slot);
+	__u32 state;
 
-	if (!f || (n && n % SWEEP_STRIDE == 0 && bpf_ktime_get_ns() >= s->until))
-		return 1;
-	s->count = n + 1;
+	if (!s || !f)
+		return 0;
 	state = FLOW_STATE(f);
 	if ((state & FLOW_STATE_MASK) == SLOT_LIVE)
 		sweep_live(s, f, slot, state);
 	else if ((state & FLOW_STATE_MASK) == SLOT_DEAD)
 		sweep_dead(s, f, slot, state);
+	return 0;
+}
+
+/* A slice under way. */
+struct slice {
+	struct sweep sweep; /* count: slots visited so far */
+	__u32 end;          /* slot behind the last */
+};
+
+/* Which of the next slots are in use, as bits, and a load from the twin of each that is going to be
+ * asked for its twin. Twins are anywhere in the table; one after the other these waits were a third of
+ * a sweep, together they are one. (A load whose value nobody uses: see recent.h.) A function of its
+ * own, so that the verifier does not go on with every combination of bits.
+ */
+SLOW __u32 sweep_look(__u32 slot, __u32 now)
+{
+	__u32 used = 0;
+
+	for (int i = 0; i < SWEEP_TOGETHER; i++) {
+		struct flow *f = flow_at(slot + i), *twin;
+		__u32 state;
+
+		if (!f)
+			break;
+		state = FLOW_READ(f->state) & FLOW_STATE_MASK;
+		used |= ((state | state >> 1) & 1) << i; /* FREE is 0 */
+		if (state != SLOT_LIVE || flow_age(now, FLOW_READ(f->stamp)) <= ORPHAN_AGE)
+			continue;
+		twin = flow_at(FLOW_READ(f->twin));
+		if (twin)
+			(void)FLOW_READ(twin->state);
+	}
+	return used;
+}
+
+/* Some slots, the callback of bpf_loop. Nothing else runs on a CPU while it sweeps (unless the kernel
+ * preempts itself), so a slice ends by the clock: what a slot costs depends on what is in it.
+ */
+static long sweep_slots(__u32 n, struct slice *slice)
+{
+	__u32 done = n * SWEEP_TOGETHER, slot = slice->sweep.first + done, used;
+	struct sweep *s = &slice->sweep;
+
+	if (n && done % SWEEP_STRIDE == 0 && bpf_ktime_get_ns() >= s->until)
+		return 1;
+	used = sweep_look(slot, s->now);
+	for (int i = 0; i < SWEEP_TOGETHER && slot + i < slice->end; i++) {
+		s->count++;
+		if (used >> i & 1)
+			sweep_slot(s, slot + i);
+	}
 	return 0;
 }
 
