@@ -573,8 +573,13 @@ func TestLB_AdminStateUp_OverridesTheProbe(t *testing.T) {
 func TestLB_BackendRemoved_TCPResetUDPElsewhere(t *testing.T) {
 	t.Parallel()
 	b := newBalanced(t)
-	b.balance(pool{members: bothBackends})
+	b.balance(pool{members: append([]string{"10.0.0.99"}, bothBackends...)})
 	b.publish()
+	b.shows("Health: tcp 10.0.0.99 Unresolved: nobody answers ARP for its address", "Health: tcp 10.0.0.11 Up: no probe")
+	if by, failed := b.served(b.consumer, linkIP); failed > 0 {
+		t.Errorf("with a member that is not there: %v, %d failed", by, failed)
+	}
+	b.balance(pool{members: bothBackends})
 	ended := b.to(b.consumer, "tcp4", linkIP, firstBackend)
 	moving := b.to(b.consumer, "udp4", linkIP, firstBackend)
 	kept := b.to(b.consumer, "tcp4", linkIP, secondBackend)
@@ -619,16 +624,27 @@ func TestLB_ProbeMetric_FollowsTheBackend(t *testing.T) {
 	value("0")
 }
 
-func TestLB_InboundNATPool_InactiveThroughTheLinkWithoutARule(t *testing.T) {
+func TestLB_InboundNAT_NICAndPool_InactiveThroughTheLinkWithoutARule(t *testing.T) {
 	t.Parallel()
 	b := newBalanced(t)
 	rule := func(pool string) string {
 		return `  inboundNatRules:
   - {name: ssh, properties: {protocol: Tcp, frontendPortRangeStart: 2200, frontendPortRangeEnd: 2210, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/` + pool + `}}}
+  - {name: console, properties: {protocol: Tcp, frontendPort: 2300, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}}}
 `
 	}
 	b.balance(pool{members: bothBackends, more: rule("pool")})
+	b.apply(`
+type: Microsoft.Network/networkInterfaces
+name: second
+location: local
+properties:
+  ipConfigurations: [{name: ipconfig, properties: {privateIPAddress: 10.0.0.12, privateIPAllocationMethod: Static, subnet: {id: virtualNetworks/datacenter/subnets/servers},
+    loadBalancerInboundNatRules: [{id: loadBalancers/web/inboundNatRules/console}]}}]
+`)
 	b.publish()
+	b.to(b.consumer, "tcp4", "10.0.1.10:2300", secondBackend)
+	b.to(b.insider, "tcp4", "10.0.0.100:2300", secondBackend)
 	reached := func(from *lab.Namespace, ip string) map[string]bool {
 		all := map[string]bool{}
 		for port := 2200; port < 2202; port++ {
