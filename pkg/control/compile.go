@@ -17,23 +17,14 @@ type snapshot struct {
 }
 
 func (v *view) snapshot() snapshot {
-	s := snapshot{revision: v.revision, records: make([]*record, 0, len(v.records)), connections: make([]*connection, 0, len(v.connections))}
-	for _, r := range v.records {
-		s.records = append(s.records, r)
-	}
-	for _, x := range v.connections {
-		s.connections = append(s.connections, x)
-	}
-	sortRecords(s.records)
-	slices.SortFunc(s.connections, func(a, b *connection) int { return strings.Compare(a.key, b.key) })
-	return s
+	return snapshot{revision: v.revision, records: slices.Clone(v.recordList), connections: slices.Clone(v.connectionList)}
 }
 
 // compile translates resources into what the kernel has to know. It is a pure function: the same snapshot and
 // health give the same State and probes, whatever order things were made in.
 func compile(s snapshot, health Health) (dataplane.State, []Probe) {
 	c := &compiler{health: health, probes: map[string]Probe{}, owners: map[string]*api.PrivateLinkService{}, records: make(map[string]*record, len(s.records)), members: map[string][]member{},
-		nats: map[string][]member{}, peers: map[string][]string{}, connections: map[string]*connection{}, held: map[place]bool{}, reserved: map[string][]netip.Addr{}}
+		nats: map[string][]member{}, peers: map[string][]string{}, connections: make(map[string]*connection, len(s.connections)), held: make(map[place]bool, len(s.records)), reserved: map[string][]netip.Addr{}}
 	for _, r := range s.records {
 		c.records[r.key] = r
 		for _, h := range r.holds {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -134,5 +133,5 @@ func (c *Controller) Revision() uint64 {
 }
 
 func sortRecords(list []*record) {
-	slices.SortFunc(list, func(a, b *record) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(list, (*record).compare)
 }

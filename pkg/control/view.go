@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -15,12 +16,15 @@ import (
 type view struct {
 	records     map[string]*record     // by key
 	connections map[string]*connection // by key
-	byService   map[string]map[string]*connection
-	byEndpoint  map[string]*connection
-	aliases     map[string]string               // alias in lower case -> key of the service
-	held        map[string]map[netip.Addr]owner // by network
-	backends    map[place]int                   // addresses that pools name -> how many pools do
-	refs        map[string]map[string]bool      // what is referred to -> records that do
+	// The same in the order of their keys, for snapshots.
+	recordList     []*record
+	connectionList []*connection
+	byService      map[string]map[string]*connection
+	byEndpoint     map[string]*connection
+	aliases        map[string]string               // alias in lower case -> key of the service
+	held           map[string]map[netip.Addr]owner // by network
+	backends       map[place]int                   // addresses that pools name -> how many pools do
+	refs           map[string]map[string]bool      // what is referred to -> records that do
 
 	access access
 
@@ -90,6 +94,7 @@ func loadView(entries []store.Entry, revision uint64) (*view, error) {
 // add puts a record that is not there into all tables.
 func (v *view) add(r *record) {
 	v.records[r.key] = r
+	v.recordList = inOrder(v.recordList, r, (*record).compare)
 	for _, h := range r.holds {
 		if v.held[h.network] == nil {
 			v.held[h.network] = map[netip.Addr]owner{}
@@ -113,6 +118,7 @@ func (v *view) add(r *record) {
 // remove takes a record out of all tables.
 func (v *view) remove(r *record) {
 	delete(v.records, r.key)
+	v.recordList = without(v.recordList, r, (*record).compare)
 	for _, h := range r.holds {
 		if o, ok := v.held[h.network][h.addr]; ok && o.record.key == r.key {
 			delete(v.held[h.network], h.addr)
@@ -135,6 +141,7 @@ func (v *view) remove(r *record) {
 
 func (v *view) addConnection(c *connection) {
 	v.connections[c.key] = c
+	v.connectionList = inOrder(v.connectionList, c, (*connection).compare)
 	if v.byService[c.serviceKey] == nil {
 		v.byService[c.serviceKey] = map[string]*connection{}
 	}
@@ -144,12 +151,31 @@ func (v *view) addConnection(c *connection) {
 
 func (v *view) removeConnection(c *connection) {
 	delete(v.connections, c.key)
+	v.connectionList = without(v.connectionList, c, (*connection).compare)
 	if delete(v.byService[c.serviceKey], c.key); len(v.byService[c.serviceKey]) == 0 {
 		delete(v.byService, c.serviceKey)
 	}
 	if v.byEndpoint[c.endpointKey] == c {
 		delete(v.byEndpoint, c.endpointKey)
 	}
+}
+
+func (r *record) compare(other *record) int { return strings.Compare(r.key, other.key) }
+
+func (c *connection) compare(other *connection) int { return strings.Compare(c.key, other.key) }
+
+// inOrder puts x into an ordered list.
+func inOrder[T any](list []T, x T, compare func(T, T) int) []T {
+	i, _ := slices.BinarySearchFunc(list, x, compare)
+	return slices.Insert(list, i, x)
+}
+
+// without takes x out of an ordered list.
+func without[T any](list []T, x T, compare func(T, T) int) []T {
+	if i, found := slices.BinarySearchFunc(list, x, compare); found {
+		return slices.Delete(list, i, i+1)
+	}
+	return list
 }
 
 // find returns the record of an id and its resource as R, or nil.
