@@ -184,8 +184,7 @@ func proxyText(rule string) string { return "rule " + rule + ", proxied" }
 
 // reading is the pinned maps, mapped.
 type reading struct {
-	k    kernel
-	open []*ebpf.Map
+	k kernel
 }
 
 func openReading(bpffs string) (*reading, error) {
