@@ -9,6 +9,8 @@
 //   - one scheduler, a bounded number of probes at once, never two of one check at a time;
 //   - the first result decides at once, later ones after the threshold, and a backend that flaps
 //     is held down longer;
+//   - nobody is taken out for not having been asked yet: the checks of a new group count as healthy until
+//     their first result, and one that is asked on another way keeps its verdict;
 //   - a result belongs to the check that was asked: one that was replaced reports nothing.
 //
 // Files: check.go what is asked, ask.go asking, hint.go what an error suggests, history.go
