@@ -10,7 +10,9 @@ struct plan {
 	__u64 skip;              /* packets before the clock starts: they warm the caches */
 	__u64 first_ns, last_ns; /* clock at packet `skip` and at packet `last` */
 	__u64 last;
-	__u32 flows; /* flows in use: base .. base + flows - 1 */
+	__u64 window_ns; /* clock at the beginning of the window under way */
+	__u64 best_ns;   /* the shortest window so far, 0 = none */
+	__u32 flows;     /* flows in use: base .. base + flows - 1 */
 	__u32 base;
 	__u32 scatter;            /* 1: flows in hash order, 0: in sequence */
 	__u32 out;                /* ifindex */
@@ -35,15 +37,28 @@ struct {
  * own misses neither dominate what is subtracted nor its noise. */
 #define PREFETCH 8
 
+/* Packets of a window: few milliseconds, which a busy host leaves alone now and then. */
+#define WINDOW 4096
+
 /* One clock read in 64 packets, which is also what the kernel runs as one batch. */
 static __always_inline void clock(__u64 n)
 {
+	__u64 now, took;
+
 	if (n & 63)
 		return;
-	if (n <= gen.skip)
-		gen.first_ns = bpf_ktime_get_ns();
-	gen.last_ns = bpf_ktime_get_ns();
+	now = bpf_ktime_get_ns();
+	gen.last_ns = now;
 	gen.last = n;
+	if (n <= gen.skip) {
+		gen.first_ns = now;
+		gen.window_ns = now;
+	} else if (!((n - gen.skip) & (WINDOW - 1))) {
+		took = now - gen.window_ns;
+		if (!gen.best_ns || took < gen.best_ns)
+			gen.best_ns = took;
+		gen.window_ns = now;
+	}
 }
 
 static __always_inline __u32 next_flow(__u64 n)

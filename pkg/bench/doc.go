@@ -16,7 +16,8 @@
 //   - Packets sent = packets received + drops that somebody counted, in every round.
 //   - The time is read inside the generator, once in 64 packets: a test run itself takes 20 ms.
 //   - Ratios are of minima over the rounds; medians and ranges stand beside them. The worse
-//     direction counts.
+//     direction counts. What goes on alike for a while is timed in short windows, and a round's figure
+//     is that of its quietest: a host that takes the core away for milliseconds leaves some alone.
 //   - Flows are used in another order than they were opened in, 256 per client address.
 //   - What was not measured is said, never filled in.
 //

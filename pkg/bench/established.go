@@ -54,7 +54,7 @@ func (c *Comparison) established(ctx context.Context, p Progress, flows uint32, 
 					return nil, err
 				}
 				p.Step("%s flows, round %d of %d: %s %s", count(float64(flows)), round+1, c.Rounds, l.Name, d)
-				s, err := l.Run(Plan{Direction: d, Flows: flows, Packets: packets, Warmup: max(packets/2, min(uint64(flows), 1<<16)), Scatter: true})
+				s, err := l.Run(Plan{Direction: d, Flows: flows, Packets: packets, Warmup: max(packets/2, min(uint64(flows), 1<<16)), Scatter: true, Window: true})
 				if err != nil {
 					return nil, err
 				}

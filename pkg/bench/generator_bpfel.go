@@ -21,6 +21,8 @@ type generatorPlan struct {
 	FirstNs      uint64
 	LastNs       uint64
 	Last         uint64
+	WindowNs     uint64
+	BestNs       uint64
 	Flows        uint32
 	Base         uint32
 	Scatter      uint32

@@ -25,7 +25,7 @@ func Scale(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report,
 		}
 		c.Lanes = append(c.Lanes, l)
 	}
-	times, err := c.established(ctx, p, flows, 1<<20)
+	times, err := c.established(ctx, p, flows, 1<<19)
 	if err != nil {
 		return err
 	}

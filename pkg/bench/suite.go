@@ -20,7 +20,7 @@ type Options struct {
 	Dir   string // where bench.json and the plots go
 	// Executable is the program that serves the splice path, called with "splice" and a setup.
 	Executable string
-	// Rounds of a comparison; 0 = 15, or 11 with Quick. Less than 11 proves nothing.
+	// Rounds of a comparison; 0 = 11. Less proves nothing.
 	Rounds int
 	// Only restricts the run to these parts; empty = all, or with Quick those that are quick.
 	Only []string
@@ -42,8 +42,8 @@ type scale struct {
 
 var (
 	fullScale = scale{
-		rounds: 15, flows: []uint32{1, 1000, 10_000, 100_000, 400_000}, packets: 1 << 17, everybody: true, newFlows: 500_000,
-		segments: 100, approvals: 300, idle: 8000, burst: 500 * time.Millisecond, pairs: 1 << 20,
+		rounds: 11, flows: []uint32{1, 1000, 100_000, 400_000}, packets: 1 << 16, everybody: true, newFlows: 500_000,
+		segments: 40, approvals: 300, idle: 8000, burst: 500 * time.Millisecond, pairs: 1 << 20,
 	}
 	quickScale = scale{
 		rounds: 11, flows: []uint32{1, 100_000}, packets: 1 << 15, newFlows: 100_000,

@@ -40,9 +40,9 @@ func run() int {
 	flag.IntVar(&o.CPU, "cpu", runtime.NumCPU()-1, "the core to run on")
 	flag.BoolVar(&o.Quick, "quick", false, "under a minute: fewer packets, flows and parts")
 	flag.StringVar(&o.Dir, "dir", ".", "folder for bench.json and the plots")
-	flag.IntVar(&o.Rounds, "rounds", 0, "rounds of a comparison, 11 at least for figures that mean something (default 15, 11 with -quick)")
+	flag.IntVar(&o.Rounds, "rounds", 0, "rounds of a comparison, 11 at least for figures that mean something (default 11)")
 	only := flag.String("only", "", "parts to run, separated by commas: "+strings.Join(bench.Parts(), ","))
-	check := flag.Bool("check", false, "fail if a metric misses its limit")
+	check := flag.Bool("check", false, "fail if a metric misses its limit, or is absent from a whole run")
 	var prof bench.ProfileOptions
 	flag.StringVar(&prof.Forwarder, "profile", "", `do nothing but say where the time goes in one forwarder, such as "tc privlink" (needs perf)`)
 	flows := flag.Uint("profile-flows", 1, "flows for -profile")
@@ -82,6 +82,10 @@ func run() int {
 	}
 	if failed != nil {
 		fmt.Fprintln(os.Stderr, "bench:", failed)
+		return 1
+	}
+	if absent := report.Absent(); *check && len(absent) > 0 && *only == "" && !o.Quick {
+		fmt.Fprintf(os.Stderr, "bench: not measured: %s\n", strings.Join(absent, ", "))
 		return 1
 	}
 	if missed := report.Missed(); *check && len(missed) > 0 {
