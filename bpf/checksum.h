@@ -34,10 +34,16 @@ static __always_inline __u16 delta_add(__u16 a, __u16 b)
 	return fold((__u32)a + b);
 }
 
+/* The checksum after two changes: folded once, for three 16-bit numbers fit as well as two. */
+static __always_inline __u16 check_apply2(__u16 check, __u16 a, __u16 b)
+{
+	return ~fold((__u16)~check + (__u32)a + b);
+}
+
 /* The checksum after a change. */
 static __always_inline __u16 check_apply(__u16 check, __u16 delta)
 {
-	return ~fold((__u16)~check + (__u32)delta);
+	return check_apply2(check, delta, 0);
 }
 
 /* Sum of `words` 16-bit words. */

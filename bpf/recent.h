@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * What a CPU remembers of the flows it opened last, to open the next one faster. Nothing here decides
- * anything: a memory that is wrong costs time.
+ * What a CPU remembers of the flows it opened last, to open the next one faster. What it says is
+ * asked again before it is used.
  *
  * Which NAT IP: those before it were half full when it was found, and nothing has drained since
  * (struct refills), so that a set of eight is not asked eight times for every flow.

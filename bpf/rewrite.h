@@ -117,7 +117,7 @@ static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rew
 		delta = delta_add(delta, delta16(ip->id, id));
 		ip->id = id;
 	}
-	ip->check = check_apply(ip->check, delta_add(delta, MUTANT(12) ? 0xfeff : TTL_DELTA));
+	ip->check = check_apply2(ip->check, delta, MUTANT(12) ? 0xfeff : TTL_DELTA);
 	ip->ttl--;
 	ip->saddr = rw->saddr;
 	ip->daddr = rw->daddr;
@@ -131,15 +131,14 @@ static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rew
 
 		if ((void *)(check + 1) > end)
 			return DROP(SHORT);
-		*check = check_apply(*check, delta_add(rw->l3_delta, rw->l4_delta));
+		*check = check_apply2(*check, rw->l3_delta, rw->l4_delta);
 	} else {
 		__u16 *check = data + L3 + 20 + offsetof(struct udphdr, check);
 
 		if ((void *)(check + 1) > end)
 			return DROP(SHORT);
 		if (*check) /* RFC 768: 0 = none, and stays so; a sum of 0 is sent as 0xffff */
-			*check = check_apply(*check, delta_add(rw->l3_delta, rw->l4_delta))
-			                 ?: 0xffff;
+			*check = check_apply2(*check, rw->l3_delta, rw->l4_delta) ?: 0xffff;
 	}
 #else
 	return rewrite_check(ctx, p, rw, at);
