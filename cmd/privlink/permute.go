@@ -137,7 +137,12 @@ func (l *commandLine) flag(arg string, rest []string) (int, error) {
 			return 0, l.errorf("flag %s needs a value", dashed(name))
 		}
 		words = []string{dashed(name) + "=" + rest[0]}
-		taken = 1
+		value, taken = rest[0], 1
+	}
+	if joined || taken > 0 {
+		if err := l.checkValue(found, name, value); err != nil {
+			return 0, err
+		}
 	}
 	switch {
 	case early:

@@ -31,7 +31,8 @@ func probeApp(env *environment, ran *[]string) *cli.App {
 		}
 		return nil
 	}
-	flags := []cli.Flag{&cli.StringFlag{Name: "lb"}, &cli.StringSliceFlag{Name: "ip"}, &cli.BoolFlag{Name: "force"}}
+	flags := []cli.Flag{&cli.StringFlag{Name: "lb"}, &cli.StringSliceFlag{Name: "ip"}, &cli.BoolFlag{Name: "force"},
+		&cli.IntFlag{Name: "count"}, &cli.Uint64Flag{Name: "after"}, &cli.DurationFlag{Name: "life"}}
 	app.Commands = append(app.Commands, noun(env, "thing", "test things",
 		verb{name: "create", names: "NAME [OTHER]", flags: flags, offline: true, run: record},
 		verb{name: "list", offline: true, run: record},
@@ -77,6 +78,10 @@ func TestPermute_WrongLine_UsageError(t *testing.T) {
 		{"--forse thing create a", `unknown flag --forse (did you mean --force?)`},
 		{"--force thing list", `thing list: unknown flag --force`},
 		{"thing create a --lb", `thing create: flag --lb needs a value`},
+		{"thing create a --force=perhaps", `thing create: flag --force: "perhaps" is not true or false`},
+		{"thing create a --count x", `thing create: flag --count: "x" is not a whole number`},
+		{"thing create a --after -1", `thing create: flag --after: "-1" is not a whole number from 0 up`},
+		{"thing create a --life=1x", `thing create: flag --life: "1x" is not a time such as 90s, 15m or 720h`},
 		{"thing create a -o jsn", `flag --output: "jsn" is not one of table, json, yaml (did you mean json?)`},
 	} {
 		var ran []string

@@ -42,11 +42,11 @@ func OpenBolt(path string) (*Bolt, error) {
 	}
 	db, err := openFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", path, err)
+		return nil, fmt.Errorf("open store %s: %w", path, advised(err))
 	}
 	if err := prepare(db); err != nil {
 		db.Close()
-		return nil, fmt.Errorf("open store %s: %w", path, err)
+		return nil, fmt.Errorf("open store %s: %w", path, advised(err))
 	}
 	// A new file's name must survive a crash too.
 	if err := syncDir(filepath.Dir(path)); err != nil {
@@ -95,8 +95,14 @@ func openFile(path string) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-func damaged(err error) error {
-	return fmt.Errorf("%w: %w (move the file away and start with `privlink restore` from a backup, or without state)", ErrDamaged, err)
+func damaged(err error) error { return fmt.Errorf("%w: %w", ErrDamaged, err) }
+
+// advised adds to an error of the store's own file what to do about it.
+func advised(err error) error {
+	if errors.Is(err, ErrDamaged) {
+		return fmt.Errorf("%w (move the file away, start without state, and `privlink restore` a backup)", err)
+	}
+	return err
 }
 
 // prepare makes the buckets of a new file and checks those of an old one.
@@ -257,11 +263,11 @@ func (b *Bolt) Restore(_ context.Context, r io.Reader) (uint64, error) {
 	}
 	from, err := openFile(file.Name())
 	if err != nil {
-		return 0, fmt.Errorf("restore store: the backup is not usable: %w", err)
+		return 0, fmt.Errorf("restore store: the backup is not usable, nothing was changed: %w", err)
 	}
 	defer from.Close()
 	if err := prepare(from); err != nil {
-		return 0, fmt.Errorf("restore store: the backup is not usable: %w", err)
+		return 0, fmt.Errorf("restore store: the backup is not usable, nothing was changed: %w", err)
 	}
 	var rev uint64
 	keys := map[string]bool{}
