@@ -368,18 +368,35 @@ func (k *kernel) loadPrograms(specs Specs) error {
 	if err != nil {
 		return err
 	}
-	for object, spec := range specs.all() {
+	// Beside each other: the verifier takes most of a restart's time.
+	type result struct {
+		collection *ebpf.Collection
+		err        error
+	}
+	results := make(chan result)
+	objects := specs.all()
+	for object, spec := range objects {
 		delete(spec.Programs, programMigrate)
-		collection, err := k.loadObject(object, spec, values, nil)
-		if err != nil {
-			return err
+		go func() {
+			collection, err := k.loadObject(object, spec, values, nil)
+			results <- result{collection, err}
+		}()
+	}
+	for range objects {
+		r := <-results
+		if r.err != nil {
+			err = r.err // one is enough: they have the same cause
+			continue
 		}
 		for to, name := range k.programs() {
-			if p := collection.DetachProgram(name); p != nil {
+			if p := r.collection.DetachProgram(name); p != nil {
 				*to = p
 			}
 		}
-		collection.Close()
+		r.collection.Close()
+	}
+	if err != nil {
+		return err
 	}
 	for to, name := range k.programs() {
 		if *to == nil {
