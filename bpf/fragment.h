@@ -146,6 +146,18 @@ static __always_inline struct scratch *scratch_own(void)
 	return bpf_map_lookup_elem(&scratch_v1, &zero);
 }
 
+/* Inserts an IP id that the programs of before have not given either. A function of its own, or 6.1 does
+ * not like what clang makes of the loop around it.
+ */
+SLOW int ipid_insert(struct flow_insert *in)
+{
+	if (!in)
+		return FLOW_FULL;
+	if (migrating && old_holds(&in->key))
+		return FLOW_EXISTS;
+	return flow_insert(in);
+}
+
 /* Finds or makes the entries of a datagram whose first fragment passes. An enum reason. */
 SLOW int fragment_open(struct fragment_opening *o)
 {
@@ -166,14 +178,11 @@ SLOW int fragment_open(struct fragment_opening *o)
 
 		fragment_key(&in->key, o->rw.saddr, o->rw.daddr, bpf_htons(id), o->vnet,
 		             o->key.proto, KIND_IPID);
-		r = FLOW_EXISTS;
-		if (migrating && old_holds(&in->key))
-			continue;
 		in->rw = o->rw;
 		in->rw.tag.of.link_gen = 0;
 		in->rw.tag.of.flags = 0;
 		in->twin = NO_SLOT;
-		r = flow_insert(in);
+		r = ipid_insert(in);
 		if (r != FLOW_EXISTS || MUTANT(17))
 			break;
 	}
