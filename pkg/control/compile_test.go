@@ -300,3 +300,26 @@ func TestCompile_Probes_OncePerBackendPortAndHeader(t *testing.T) {
 		t.Errorf("no service\ngot  %+v\nwant %+v", got, want)
 	}
 }
+
+// A service offers the rules of all frontends that it publishes, and each of these serves its own network.
+func TestCompile_ServiceOfTwoFrontends_OffersTheRulesOfBoth(t *testing.T) {
+	w := newWorld(t)
+	w.provide(open)
+	w.put(theLB, `{'properties':{
+		'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}},{'name':'fe2','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}],
+		'backendAddressPools':[{'name':'pool'}],'loadBalancingRules':[%s,%s]}}`, ruleDoc("a", `'protocol':'Tcp','frontendPort':80`),
+		strings.Replace(ruleDoc("b", `'protocol':'Udp','frontendPort':53,'loadDistribution':'SourceIP'`), "/fe'", "/fe2'", 1))
+	w.put(theService, "%s", strings.Replace(serviceDoc(open), "/fe'}", "/fe'},{'id':'loadBalancers/lb/frontendIPConfigurations/fe2'}", 1))
+	s, _ := compile(w.view.snapshot(), nil)
+	offered := map[string][]uint16{}
+	for _, set := range s.RuleSets {
+		for _, r := range set.Rules {
+			offered[set.Key] = append(offered[set.Key], r.Port)
+		}
+	}
+	fe := id("p:loadBalancers/lb/frontendIPConfigurations/fe").Key()
+	want := map[string][]uint16{id(theService).Key(): {80, 53}, fe: {80}, fe + "2": {53}}
+	if !reflect.DeepEqual(offered, want) {
+		t.Errorf("ports offered: %v, want %v", offered, want)
+	}
+}
