@@ -96,6 +96,9 @@ func TestExamples_CommandsOfTheReadme_Work(t *testing.T) {
 	if shown := r.must("service show shop -o json"); !strings.Contains(shown, `"enableProxyProtocol": true`) {
 		t.Errorf("PROXY protocol is off:\n%s", shown)
 	}
+	if shown := r.must("service show shop"); !strings.Contains(shown, "on for TCP, TLV azure; UDP passes plain\n") {
+		t.Errorf("it does not say what becomes of UDP:\n%s", shown)
+	}
 	if roles := r.must("role list"); !strings.Contains(roles, "alice") || !strings.Contains(roles, "Contributor") {
 		t.Errorf("roles are\n%s", roles)
 	}

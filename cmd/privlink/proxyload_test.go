@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -153,6 +155,25 @@ func TestRun_ProxyRuleForAllPorts_TCPHasHeaderUDPPassesPlain(t *testing.T) {
 		p.serve(port, echo) // only behind a header
 		p.served(0, port)
 		p.served(1, port)
+	}
+	// The two legs have segments of different sizes, and neither end may notice.
+	for ns, mtu := range map[*lab.Namespace]string{p.provider: "1300", p.consumers[0]: "1000"} {
+		if _, err := ns.Run(t.Context(), "ip", "link", "set", "eth0", "mtu", mtu); err != nil {
+			t.Fatal(err)
+		}
+	}
+	random := make([]byte, 4<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(random)
+	c := p.served(0, 7009)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Write(random)
+		sent <- err
+	}()
+	got := make([]byte, len(random))
+	_, err := io.ReadFull(c, got)
+	if err := errors.Join(err, <-sent); err != nil || !bytes.Equal(got, random) {
+		t.Errorf("4 MiB there and back over MTUs of 1000 and 1300: %v", err)
 	}
 	p.provider.EchoServer("10.0.0.5:9000")
 	p.lab.Wait("an echo by UDP", 10*time.Second, func() error {

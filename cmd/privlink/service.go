@@ -332,7 +332,7 @@ func showService(ctx context.Context, c *call, id api.ID, s *api.PrivateLinkServ
 			t.field("Auto-approval", strings.Join(p.AutoApproval.Subscriptions, ", "))
 		}
 		if p.EnableProxyProtocol {
-			t.field("PROXY header", "on, TLV "+string(p.ProxyTLV.Or(api.ProxyTLVAzure)))
+			t.field("PROXY header", "on for TCP, TLV "+string(p.ProxyTLV.Or(api.ProxyTLVAzure))+"; UDP passes plain")
 		}
 		for _, ip := range p.IPConfigurations {
 			text := ip.Properties.PrivateIPAddress + " in " + ownerName(ip.Properties.Subnet) + "/" + lastName(ip.Properties.Subnet) +

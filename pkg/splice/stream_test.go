@@ -278,6 +278,35 @@ func TestServer_GatewayNotReady_ConnectionsWait(t *testing.T) {
 	mustRead(t, server, "early")
 }
 
+// TestStream_Sockets_DelayNothingAndResetUntilTheEnd looks at the options of both legs.
+func TestStream_Sockets_DelayNothingAndResetUntilTheEnd(t *testing.T) {
+	r := startRig(t, nil)
+	r.pair()
+	seen := make(chan int, 2)
+	for _, l := range r.server.loops {
+		l.post(func() {
+			for _, c := range l.conns {
+				for which := range c.ends {
+					fd := c.ends[which].fd
+					nodelay, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY)
+					if err != nil || nodelay != 1 {
+						t.Errorf("side %d: TCP_NODELAY %d, %v", which, nodelay, err)
+					}
+					// struct linger is two words; the first says that it is on, the second is 0 seconds.
+					linger, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LINGER)
+					if err != nil || linger != 1 {
+						t.Errorf("side %d: SO_LINGER %d, %v", which, linger, err)
+					}
+				}
+			}
+			seen <- len(l.conns)
+		})
+	}
+	if <-seen+<-seen != 1 {
+		t.Error("the connection was not looked at")
+	}
+}
+
 // stock is how many unused sockets the rig's two loops may hold.
 const stock = 2 * stockSize
 
