@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -24,14 +25,43 @@ func (d *Dataplane) Apply(ctx context.Context, state State) (Result, error) {
 	if d.closed {
 		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, ErrClosed)
 	}
-	if err := d.readDevices(); err != nil {
-		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
+	wanted := attachmentsOf(state)
+	if d.mustReadDevices(wanted) {
+		if err := d.readDevices(); err != nil {
+			return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
+		}
 	}
 	if err := d.apply(d.withInner(state)); err != nil {
 		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
 	}
-	d.state, d.applied = state, true
+	d.state, d.attached, d.applied = state, wanted, true
 	return d.report(), nil
+}
+
+// mustReadDevices says whether a State with these attachments has to do with interfaces: they are others than the last
+// one's, or one of them could not be made. The kernel keeps whoever lists interfaces waiting while it makes or removes some, for 50 ms and longer
+// on a busy host, and no decision on a connection may wait for that; what changes by itself is notified (attend).
+// mu is held.
+func (d *Dataplane) mustReadDevices(wanted []attached) bool {
+	if !d.applied || d.plan == nil || !slices.Equal(d.attached, wanted) {
+		return true
+	}
+	return slices.ContainsFunc(d.plan.statuses, func(a AttachmentStatus) bool { return a.Err != nil })
+}
+
+// attached is one attachment of a network.
+type attached struct {
+	network string
+	Attachment
+}
+
+func attachmentsOf(s State) (all []attached) {
+	for i := range s.Networks {
+		for _, a := range s.Networks[i].Attachments {
+			all = append(all, attached{s.Networks[i].Key, a})
+		}
+	}
+	return all
 }
 
 // again applies the last State once more, because the network or an interface changed. mu is held.

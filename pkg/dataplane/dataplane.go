@@ -92,13 +92,16 @@ type Dataplane struct {
 	closed   bool
 	inner    Inner
 	state    State
-	applied  bool // state is one that was given to Apply
+	applied  bool       // state is one that was given to Apply
+	attached []attached // what it attaches
 	plan     *plan
 	result   Result
 	devices  map[string]device
 	bindings map[string]*binding
 	others   map[string]otherPrograms // by interface, since the last look
 	probed   map[string]device        // by name, since the last look: takesXDP is probed
+	bound    map[string]bound         // by interface, since the last look
+	looks    uint64                   // at the interfaces
 	returned []string                 // interfaces attached since the last apply
 	// redirects and noFeatures are for kernels without xdp-features; noFeatures treats any so.
 	redirects  *redirectProbe
@@ -119,6 +122,7 @@ type Dataplane struct {
 	ending  bool               // flows were revoked: the sweep is to find them now
 	gone    map[neigh.Key]bool // NAT IPs whose flows are to end
 	nudged  map[nudge]int
+	binding sync.Mutex   // held, after mu or without it, by who changes a binding or asks the kernel about one
 	readers sync.RWMutex // held for reading while somebody uses the kernel's memory without mu
 }
 
@@ -141,7 +145,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	d := &Dataplane{
 		ready: make(chan struct{}),
 		opts:  opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
-		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms), probed: make(map[string]device),
+		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms), probed: make(map[string]device), bound: make(map[string]bound),
 	}
 	defer func() {
 		if err != nil {
@@ -252,9 +256,33 @@ func (d *Dataplane) readKernel() error {
 // readDevices looks at the interfaces again. mu is held.
 func (d *Dataplane) readDevices() error {
 	devices, err := d.ns.devices()
-	if err != nil {
+	if err == nil {
+		d.takeDevices(devices)
+	}
+	return err
+}
+
+// lookAround is readDevices without mu, which nobody should hold while the kernel lets one wait; what it returns takes
+// what was found, with mu held, unless somebody has looked meanwhile.
+func (d *Dataplane) lookAround() func() error {
+	d.mu.Lock()
+	before := d.looks
+	d.mu.Unlock()
+	devices, err := d.ns.devices()
+	return func() error {
+		if d.looks != before {
+			return d.readDevices()
+		}
+		if err == nil {
+			d.takeDevices(devices)
+		}
 		return err
 	}
+}
+
+// takeDevices takes what a look at the interfaces has found. mu is held.
+func (d *Dataplane) takeDevices(devices map[string]device) {
+	d.looks++
 	for name, dev := range devices {
 		if old, ok := d.devices[name]; ok && old.ifindex == dev.ifindex && (dev.up && !old.up || !slices.Equal(dev.mac, old.mac)) {
 			d.returned = append(d.returned, name)
@@ -262,7 +290,7 @@ func (d *Dataplane) readDevices() error {
 	}
 	d.probeRedirects(devices)
 	d.devices = devices
-	return nil
+	clear(d.bound)
 }
 
 // probeRedirects finds out which devices take frames of XDP, where the kernel does not say. It asks again

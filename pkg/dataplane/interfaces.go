@@ -96,20 +96,20 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 		for _, u := range users[name] {
 			attachments = append(attachments, u.a)
 		}
-		b, mode, why, warnings, err := d.bind(dev, attachments)
+		is, err := d.bind(dev, attachments)
 		d.probeRedirects(d.devices) // now that XDP may be attached
 		dev = d.devices[name]
 		for _, u := range users[name] {
 			s := &p.statuses[u.status]
 			s.Ifindex, s.MTU, s.MAC = dev.ifindex, dev.mtu, dev.mac
-			s.Err, s.Mode, s.Why, s.Warnings = err, mode, why, warnings
+			s.Err, s.Mode, s.Why, s.Warnings = err, is.mode, is.why, is.warnings
 			if err != nil {
 				if err := d.reserveOut(p, u.network.Key, u.a); err != nil {
 					return err
 				}
 				continue
 			}
-			s.Hook = b.hook
+			s.Hook = is.b.hook
 			s.Others = d.othersOn(dev)
 			s.TakesXDP = dev.takesXDP && u.a.VLAN == 0
 			if err := d.planOut(p, u.network.Key, u.a, dev); err != nil {
@@ -123,8 +123,31 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 	return nil
 }
 
-// bind sees to it that the programs are on dev, in the mode that fits its attachments.
-func (d *Dataplane) bind(dev device, attachments []Attachment) (_ *binding, mode Mode, why string, warnings []string, err error) {
+// bound is what became of an interface's attachments at the last look at the interfaces.
+type bound struct {
+	b        *binding
+	mode     Mode
+	why      string
+	warnings []string
+}
+
+// bind is bindAnew, once for every look at the interfaces (see mustReadDevices).
+func (d *Dataplane) bind(dev device, attachments []Attachment) (bound, error) {
+	if was, ok := d.bound[dev.name]; ok {
+		return was, nil
+	}
+	d.binding.Lock()
+	defer d.binding.Unlock()
+	b, mode, why, warnings, err := d.bindAnew(dev, attachments)
+	is := bound{b, mode, why, warnings}
+	if err == nil {
+		d.bound[dev.name] = is
+	}
+	return is, err
+}
+
+// bindAnew sees to it that the programs are on dev, in the mode that fits its attachments.
+func (d *Dataplane) bindAnew(dev device, attachments []Attachment) (_ *binding, mode Mode, why string, warnings []string, err error) {
 	b := d.bindings[dev.name]
 	if b != nil && b.ifindex != dev.ifindex {
 		d.log.WithField("interface", dev.name).Info("attaching again: the interface is another one")
@@ -259,9 +282,10 @@ func (d *Dataplane) planOut(p *plan, network string, a Attachment, dev device) e
 	return nil
 }
 
-// detach takes an attachment away and forgets it, whatever is left of it.
+// detach takes an attachment away and forgets it, whatever is left of it. binding is held.
 func (d *Dataplane) detach(b *binding) error {
 	delete(d.bindings, b.name)
+	delete(d.bound, b.name)
 	if b.hook == hookClsact {
 		// The interface may be gone and its number another's, whose filter this is then.
 		for _, other := range d.bindings {
@@ -280,7 +304,10 @@ func (d *Dataplane) dropInterfaces(p *plan) error {
 		if p.interfaces[name] {
 			continue
 		}
-		if err := d.detach(b); err != nil {
+		d.binding.Lock()
+		err := d.detach(b)
+		d.binding.Unlock()
+		if err != nil {
 			failed = append(failed, fmt.Errorf("detach %s: %w", name, err))
 			continue
 		}

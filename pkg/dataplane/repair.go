@@ -3,8 +3,10 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -92,16 +94,26 @@ func (d *Dataplane) repairPins() (lost []string, err error) {
 }
 
 // guard repairs what another agent did to pins, and says whether an attachment needs to be made again.
-// It costs a system call for each pin and attachment. mu is held.
+// It costs a system call for each pin and attachment; mu is not held for the latter, as the kernel answers only when
+// nobody makes or removes an interface.
 func (d *Dataplane) guard() (broken bool) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return false
+	}
 	lost, err := d.repairPins()
+	bindings := slices.Collect(maps.Values(d.bindings))
+	d.mu.Unlock()
 	switch {
 	case err != nil:
 		d.log.WithError(err).Error("pins were removed (traffic goes on; a restart of the daemon would end it)")
 	case len(lost) > 0:
 		d.log.WithField("pins", len(lost)).WithField("first", lost[0]).Warn("pinned again what somebody unpinned")
 	}
-	for _, b := range d.bindings {
+	d.binding.Lock()
+	defer d.binding.Unlock()
+	for _, b := range bindings { // one that was detached meanwhile is looked at once more
 		if tc, xdp := d.att.intact(b); !tc || !xdp {
 			return true
 		}

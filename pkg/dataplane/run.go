@@ -70,10 +70,7 @@ func (d *Dataplane) attend(ctx context.Context, changes <-chan struct{}) {
 		case <-changes:
 			look = true
 		case <-guard.C:
-			d.mu.Lock()
-			look = !d.closed && d.guard()
-			d.mu.Unlock()
-			if !look {
+			if look = d.guard(); !look {
 				continue
 			}
 		case <-d.wakeups:
@@ -90,6 +87,10 @@ func (d *Dataplane) attend(ctx context.Context, changes <-chan struct{}) {
 
 // attendOnce does what is due and says when the next thing is.
 func (d *Dataplane) attendOnce(look bool) time.Time {
+	var looked func() error
+	if look {
+		looked = d.lookAround()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -98,7 +99,7 @@ func (d *Dataplane) attendOnce(look bool) time.Time {
 	if look {
 		clear(d.others)
 		clear(d.probed)
-		if err := d.readDevices(); err != nil {
+		if err := looked(); err != nil {
 			d.log.WithError(err).Warn("looking at the interfaces")
 		} else {
 			d.dirty = true
