@@ -209,6 +209,6 @@ func (s series) median() stopwatch {
 }
 
 func (s series) String() string {
-	worst := slices.MaxFunc(s, func(a, b stopwatch) int { return int(a.wall - b.wall) })
-	return fmt.Sprintf("median of %d: %v, longest %v", len(s), s.median(), worst)
+	byWall := slices.SortedFunc(slices.Values(s), func(a, b stopwatch) int { return int(a.wall - b.wall) })
+	return fmt.Sprintf("median of %d: %v, shortest %v, longest %v", len(s), s.median(), byWall[0], byWall[len(byWall)-1])
 }
