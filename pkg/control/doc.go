@@ -11,6 +11,8 @@
 //   - Records in memory are never changed, only replaced; so a snapshot is a copy of pointers.
 //   - compile is a pure function of a snapshot; every change, restart and repair takes the one road
 //     compile -> Applier.Apply, in one goroutine (Controller.Run).
+//   - What takes time (drains, the deletion of a service with approved connections) is a mark in the store with the time
+//     of its end; a restart goes on from there.
 //   - LinkIDs and aliases are never given twice, also after a restore.
 //
 // It imports pkg/api, pkg/auth, pkg/store and of pkg/dataplane the types State and Result.
