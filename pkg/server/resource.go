@@ -74,6 +74,9 @@ func (s *Server) write(r *request, id api.ID, resource api.Resource, conditions 
 	return answer, nil
 }
 
+// tagTries bounds how often tags are written again because somebody else changed the resource in between.
+const tagTries = 10
+
 // patchTags replaces the tags of a resource and nothing else.
 func (s *Server) patchTags(kind api.Kind) func(*request) (*response, error) {
 	return func(r *request) (*response, error) {
@@ -87,7 +90,7 @@ func (s *Server) patchTags(kind api.Kind) func(*request) (*response, error) {
 		if err := r.body(&body); err != nil {
 			return nil, err
 		}
-		for {
+		for try := 1; ; try++ {
 			current, err := s.options.Controller.Get(r.Context(), r.actor, id)
 			if err != nil {
 				return nil, err
@@ -95,7 +98,7 @@ func (s *Server) patchTags(kind api.Kind) func(*request) (*response, error) {
 			resource := api.Clone(current)
 			resource.Meta().Tags = body.Tags
 			answer, err := s.write(r, id, resource, control.Conditions{IfMatch: current.Meta().Etag})
-			if refused := api.AsError(err); refused != nil && refused.Status == http.StatusPreconditionFailed && r.Context().Err() == nil {
+			if refused := api.AsError(err); refused != nil && refused.Status == http.StatusPreconditionFailed && r.Context().Err() == nil && try < tagTries {
 				continue
 			}
 			if err == nil {
