@@ -1,6 +1,7 @@
 package splice
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -276,6 +277,43 @@ func TestServer_GatewayNotReady_ConnectionsWait(t *testing.T) {
 	server := r.accept()
 	skipHeader(t, server)
 	mustRead(t, server, "early")
+}
+
+// TestStream_SmallPiecesSlowReader_LastOneWaitsInThePipe fills the way to a backend that does not read with pieces
+// that are copied: of the last one, part or all has to wait in the pipe.
+func TestStream_SmallPiecesSlowReader_LastOneWaitsInThePipe(t *testing.T) {
+	r := startRig(t, nil)
+	consumer, server := r.pair()
+	waits := func() bool {
+		held := make(chan bool, 2)
+		for _, l := range r.server.loops {
+			l.post(func() {
+				held <- len(l.conns) == 1 && l.conns[0].streams[client].pipe != nil && l.conns[0].streams[client].pipe.held > 0
+			})
+		}
+		one, two := <-held, <-held
+		return one || two
+	}
+	random := rand.NewChaCha8([32]byte{2})
+	var sent []byte
+	for !waits() {
+		if len(sent) > 64<<20 {
+			t.Fatal("64 MiB fit on the way")
+		}
+		piece := make([]byte, 5000)
+		_, _ = random.Read(piece)
+		sent = append(sent, piece...)
+		mustWrite(t, consumer, string(piece))
+		// One by one, so that each is a small one.
+		eventually(t, "piece taken", func() bool { return r.server.Stats().BytesIn == uint64(len(sent)) })
+	}
+	if s := r.server.Stats(); s.Copied != 0 {
+		t.Errorf("%d pieces were copied for want of a pipe", s.Copied)
+	}
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(server, got); err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d bytes are not those that were sent: %v", len(got), err)
+	}
 }
 
 // TestStream_Sockets_DelayNothingAndResetUntilTheEnd looks at the options of both legs.
