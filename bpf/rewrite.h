@@ -77,13 +77,15 @@ static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
 		return GO_ON;
 	if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero))
 		return DROP(HELPER);
-	full = check_apply(old, rw->l3_delta);
-	if (unlikely(sum_equal(full, fold((__u32)old + rw->l3_delta)))) {
-		/* the addresses sum to what they did: the field tells nothing */
+	if (unlikely(sum_equal(rw->l3_delta, 0))) {
+		/* the addresses sum to what they did, so the field tells nothing (only then: with a sum of
+		 * d a complete one became old - d, a partial one old + d, and 65,535 is odd)
+		 */
 		if (bpf_l4_csum_replace(ctx, at, 0, rw->l4_delta, zero))
 			return DROP(HELPER);
 		return GO_ON;
 	}
+	full = check_apply(old, rw->l3_delta);
 	data = hook_data(ctx);
 	end = hook_end(ctx);
 	check = data + at;
