@@ -44,6 +44,16 @@ func (c *Controller) Put(ctx context.Context, who auth.Actor, id api.ID, doc api
 	return out[0], nil
 }
 
+// Write is Put for a caller that reads the resource itself afterwards: what may be large is not copied for an outcome. There
+// is no dry run of it.
+func (c *Controller) Write(ctx context.Context, who auth.Actor, id api.ID, doc api.Resource, when Conditions) (created bool, err error) {
+	if err := who.Check(auth.Write, id); err != nil {
+		return false, err
+	}
+	out, err := c.batch(ctx, who, []Step{{ID: id, Put: doc, When: when, terse: true}}, false)
+	return err == nil && out[0].Before == nil, err
+}
+
 // Step is one write of a Batch: Put, or else Delete.
 type Step struct {
 	ID     api.ID
@@ -52,6 +62,8 @@ type Step struct {
 	When   Conditions // DryRun is the Batch's
 	// change makes the document from what is there.
 	change func(api.Resource) error
+	// terse says that the outcome may be the Controller's own, as it is not shown to anybody.
+	terse bool
 }
 
 // Batch does several writes in their order, all or none. With dryRun nothing is changed and the outcomes
@@ -104,7 +116,7 @@ func (c *Controller) batch(ctx context.Context, who auth.Actor, steps []Step, dr
 		// The etags are those of the commit.
 		for i := range outcomes {
 			r := outcomes[i].Resource
-			if r == nil {
+			if r == nil || steps[i].terse {
 				continue
 			}
 			if outcomes[i].Resource, err = c.Get(ctx, who, api.IDOf(r)); err != nil {
@@ -172,7 +184,10 @@ func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
 	}
 	if old != nil {
 		id = old.id // the spelling of the first request stays
-		out.Before = c.present(t.view, old)
+		out.Before = old.resource
+		if !s.terse {
+			out.Before = c.present(t.view, old)
+		}
 	}
 	rec, err := t.prepare(id, doc, old)
 	if err != nil {

@@ -55,19 +55,26 @@ func (s *Server) putResource(kind api.Kind) func(*request) (*response, error) {
 
 // write puts a resource and answers 201 or 200 as ARM does.
 func (s *Server) write(r *request, id api.ID, resource api.Resource, conditions control.Conditions) (*response, error) {
-	outcome, err := s.options.Controller.Put(r.Context(), r.actor, id, resource, conditions)
-	if err != nil {
-		return nil, err
-	}
-	status := http.StatusOK
-	if outcome.Created() {
-		status = http.StatusCreated
-	}
-	settled, header := outcome.Resource, map[string]string(nil)
-	if !conditions.DryRun {
-		if settled, header, err = s.settle(r, id, outcome.Resource); err != nil {
+	var created bool
+	settled, header := resource, map[string]string(nil)
+	if conditions.DryRun {
+		outcome, err := s.options.Controller.Put(r.Context(), r.actor, id, resource, conditions)
+		if err != nil {
 			return nil, err
 		}
+		created, settled = outcome.Created(), outcome.Resource
+	} else {
+		var err error
+		if created, err = s.options.Controller.Write(r.Context(), r.actor, id, resource, conditions); err != nil {
+			return nil, err
+		}
+		if settled, header, err = s.settle(r, id, resource); err != nil {
+			return nil, err
+		}
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
 	}
 	answer := &response{status: status, header: etagHeader(settled.Meta().Etag), body: settled}
 	maps.Copy(answer.header, header)
