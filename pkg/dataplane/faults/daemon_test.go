@@ -28,6 +28,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if role := os.Getenv(neighbourVariable); role != "" {
+		if err := beNeighbour(role, os.Args[1:]); err != nil {
+			fmt.Println("failed:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	lab.Main(m)
 }
 
