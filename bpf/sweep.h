@@ -18,7 +18,7 @@
 #define GRACE 2
 
 /* Slots whose twins are asked for at once: as many as a CPU can look at while it waits for the first. */
-#define SWEEP_TOGETHER 8
+#define SWEEP_TOGETHER 16
 
 static __always_inline void sweep_dead(struct sweep *s, struct flow *f, __u32 slot, __u32 state)
 {
