@@ -42,7 +42,7 @@ type suite struct {
 var suites = []suite{
 	{Package: "./scripts/kernels", Timeout: 10 * time.Minute},
 	{Package: "./pkg/model/tables", Timeout: 10 * time.Minute},
-	{Package: "./pkg/dataplane", Run: "TestBudget|TestApply_Approved_CarriesTraffic|TestApply_ModeXDP_CarriesTraffic", Env: []string{"PRIVLINK_EMULATED=1"}, Programs: []string{"ethtool"}, Timeout: 10 * time.Minute},
+	{Package: "./pkg/dataplane", Run: "TestBudget|TestClock|TestApply_Approved_CarriesTraffic|TestApply_ModeXDP_CarriesTraffic", Env: []string{"PRIVLINK_EMULATED=1"}, Programs: []string{"ethtool"}, Timeout: 10 * time.Minute},
 	{Package: "./pkg/dataplane/flowtable", Env: []string{"PRIVLINK_STRESS_SECONDS=20"}, Timeout: 10 * time.Minute},
 }
 
