@@ -173,9 +173,10 @@ func TestApply_ModeXDP_CarriesTraffic(t *testing.T) {
 		}
 		c.Close()
 	}
-	// The receiving ends take XDP frames as soon as they do GRO, and privlink hears of it.
+	// The receiving ends take XDP frames as soon as they do GRO. privlink hears of it, or (before Linux 6.3) tries at
+	// its next look at the interfaces, every 10 s.
 	consumer.SetFeatures("eth0", true, "gro")
-	g.Wait("the consumer's side to take XDP frames", 5*time.Second, func() error {
+	g.Wait("the consumer's side to take XDP frames", 15*time.Second, func() error {
 		for _, a := range g.d.Result().Attachments {
 			if a.Attachment.Interface == "consumer" && a.TakesXDP {
 				return nil
