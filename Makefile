@@ -34,7 +34,7 @@ FUZZ_PACKETS ?= 200000
 FUZZ_SEED    ?= 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test check-crash check-lb check-proxy check-scale check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
+.PHONY: help build generate verify lint format test check-crash check-hostile check-lb check-proxy check-scale check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -82,6 +82,10 @@ check-lb: ## the load balancer under load: killed backends, many services, rolli
 check-crash: export CRASH_KILLS ?= 200
 check-crash: ## kill -9 while many write: nothing acknowledged is lost, the kernel is as the store: CRASH_KILLS=N (root, 5 min)
 	@go run ./scripts/check-crash
+
+# Judges throughput by the best of some rounds: nothing else may run beside it.
+check-hostile: ## what other consumers keep beside one that attacks at full rate, eight kinds of attack (root, 1 min)
+	FAULTS_ALONE=1 go test -count=1 -v -run TestHostile_FullRate ./pkg/dataplane/faults
 
 check-scale: ## 1,000 endpoints on 100 services: lists, approvals, restarts, in time (root, 1 min)
 	@go run ./scripts/check-scale

@@ -99,7 +99,7 @@ func Remove(config Config) error {
 			errs = append(errs, fmt.Errorf("delete %s: %w", config.Interface, err))
 		}
 	}
-	if err := netns.DeleteNamed(config.Namespace); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := deleteNamespace(config.Namespace); err != nil {
 		errs = append(errs, fmt.Errorf("delete namespace %s: %w", config.Namespace, err))
 	}
 	return errors.Join(errs...)
@@ -153,13 +153,7 @@ func openNamespace(name string) (netns.NsHandle, error) {
 		}
 		handle.Close()
 	}
-	// A file without a namespace behind it is what an interrupted run leaves, and one whose mounts were its own
-	// (`ip netns exec`, unshare -m).
-	err := netns.DeleteNamed(name)
-	if errors.Is(err, unix.EINVAL) { // not a mount point
-		err = os.Remove(filepath.Join(namespaces, name))
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := deleteNamespace(name); err != nil {
 		return netns.None(), fmt.Errorf("clear namespace %s: %w", name, err)
 	}
 	if err := shareFolder(namespaces); err != nil {
@@ -182,6 +176,19 @@ func openNamespace(name string) (netns.NsHandle, error) {
 		return netns.None(), fmt.Errorf("make namespace %s: %w (needs root)", name, made.err)
 	}
 	return made.handle, nil
+}
+
+// deleteNamespace deletes a name and what it names. A file without a namespace behind it is what an interrupted run
+// leaves, and one whose mounts were its own (`ip netns exec`, unshare -m). Nothing there is not an error.
+func deleteNamespace(name string) error {
+	err := netns.DeleteNamed(name)
+	if errors.Is(err, unix.EINVAL) { // not a mount point
+		err = os.Remove(filepath.Join(namespaces, name))
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // isNamespace tells whether an open file is one: any file can be opened by a namespace's name.

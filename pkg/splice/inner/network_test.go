@@ -128,6 +128,25 @@ func TestRemove_NothingThere_NoError(t *testing.T) {
 	}
 }
 
+// What a namespace's name is to those outside of the mount namespace it was made in.
+func TestRemove_FileWithoutNamespace_IsGone(t *testing.T) {
+	config := testConfig(t)
+	file := filepath.Join(namespaces, config.Namespace)
+	if err := os.MkdirAll(namespaces, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(config); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", file, err)
+		os.Remove(file)
+	}
+}
+
 func TestDo_Returns_ThreadsAreOutsideAgain(t *testing.T) {
 	n := mustSetup(t, testConfig(t))
 	before, err := netns.Get()
