@@ -479,7 +479,7 @@ func (k *kernel) pin(f *folder) error {
 }
 
 func (k *kernel) pinIterator(f *folder) error {
-	it, err := link.AttachIter(link.IterOptions{Program: k.flowsText, Map: k.maps[mapFlows]})
+	it, err := link.AttachIter(link.IterOptions{Program: k.flowsText})
 	if err != nil {
 		return fmt.Errorf("attach the flow iterator: %w", err)
 	}
