@@ -14,7 +14,7 @@
 //
 // Tests: `go test ./pkg/dataplane/flowtable`, as root. The stress (TestStress...) compiles
 // bpf/test/flow_table_stress.c and flow_pair_stress.c against bpf/flowtable.h and runs them on all
-// CPUs, up to eight; a run takes about PRIVLINK_STRESS_SECONDS in all (default 60). Every fault of
-// enum fault in bpf/faults.h that is of the table is compiled in by a constant, one at a time, and must be seen.
+// CPUs, up to eight, for PRIVLINK_STRESS_SECONDS (default 60). Every fault of enum fault in bpf/faults.h
+// that is of the table is compiled in by a constant, one at a time, and must be seen: up to a quarter more.
 // `-bench Cost` puts a find and an opening beside those of a preallocated HASH (bpf/test/flow_bench.c).
 package flowtable

@@ -89,7 +89,7 @@ func TestStressTable_AllSizes_NoError(t *testing.T) {
 		tableSetup(65536, 8192, 4096, 20, 20),
 		tableSetup(1<<20, 65536, 65536, 50, 0),
 	)
-	each := stressTime(t) * 45 / 100 / time.Duration(len(setups))
+	each := stressTime(t) * 60 / 100 / time.Duration(len(setups))
 	for _, s := range setups {
 		t.Run(s.String(), func(t *testing.T) {
 			r := judge(t, s, loadTable, each, nil)
@@ -110,7 +110,7 @@ func TestStressPairs_WithPorts_NoError(t *testing.T) {
 		pairSetup(65536, 8192, 16384, 0),
 		pairSetup(65536, 8192, 16384, 150),
 	)
-	each := stressTime(t) * 30 / 100 / time.Duration(len(setups))
+	each := stressTime(t) * 40 / 100 / time.Duration(len(setups))
 	for _, s := range setups {
 		t.Run(s.String(), func(t *testing.T) {
 			r := judge(t, s, loadPair, each, nil)

@@ -95,7 +95,8 @@ func (r run) String() string {
 		c.Operations, c.Hits, c.Inserted, c.Revived, c.Existing, c.Resting, c.Locked, c.Full, c.Ended, c.Freed, c.Overtaken, r.read, c.HeldUp)
 }
 
-// stressTime is the whole time of the stress; its parts are given in shares of it.
+// stressTime is how long the table is stressed as it is, all setups together. What looks for faults comes on
+// top of it.
 func stressTime(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("PRIVLINK_STRESS_SECONDS")
