@@ -81,8 +81,9 @@ type Dataplane struct {
 	wakeups chan struct{}
 	sweeper chan struct{} // a sweep is wanted at once
 
-	door atomic.Pointer[door] // of the last apply; nil before the first
-	shut atomic.Bool          // closed, for those who do not take mu
+	door  atomic.Pointer[door] // of the last apply; nil before the first
+	shut  atomic.Bool          // closed, for those who do not take mu
+	dials atomic.Int32         // connections that the inner network may open: none outlives the daemon
 
 	ready  chan struct{} // closed with the first door
 	opened sync.Once

@@ -273,7 +273,13 @@ func (d *Dataplane) Admit(source netip.AddrPort, to inner.Destination) error {
 		Key: key, Link: link, LinkGen: gen, Backend: slot, BackendGen: d.k.backends.load(slot).Gen,
 		Nat: t.nat, Dport: portOrder(to.Target.Port()),
 	}
-	if err := d.k.maps[mapDials].Put(&key, &entry); err != nil {
+	err := d.k.maps[mapDials].Update(&key, &entry, ebpf.UpdateNoExist)
+	if err == nil {
+		d.dials.Add(1)
+	} else if errors.Is(err, ebpf.ErrKeyExist) { // the next target, from the same source
+		err = d.k.maps[mapDials].Update(&key, &entry, ebpf.UpdateExist)
+	}
+	if err != nil {
 		return fmt.Errorf("admit %s to %s: %w", source, to.Target, err)
 	}
 	return nil
@@ -287,7 +293,10 @@ func (d *Dataplane) Withdraw(source netip.AddrPort) {
 	}
 	defer leave()
 	key := dialKey(source)
-	if err := d.k.maps[mapDials].Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	err := d.k.maps[mapDials].Delete(&key)
+	if err == nil {
+		d.dials.Add(-1)
+	} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
 		d.log.WithError(err).WithField("source", source).Error("withdrawing a dial entry")
 	}
 }

@@ -94,7 +94,18 @@ func TestDoor_ProxiedConnection_IsIdentifiedAndDialled(t *testing.T) {
 	if err := connect(); err != nil {
 		t.Fatal(err)
 	}
+	// another target for the same source takes no more room
+	if err := g.d.Admit(source, inner.Destination{RuleSet: id.RuleSet, Rule: id.Rule, Target: targets[0], Link: id.LinkRef}); err != nil {
+		t.Fatal(err)
+	}
+	if used := mapUse(t, g)[mapDials]; used != 1 {
+		t.Errorf("%d dials in use, want 1", used)
+	}
 	g.d.Withdraw(source)
+	g.d.Withdraw(source) // nothing
+	if used := mapUse(t, g)[mapDials]; used != 0 {
+		t.Errorf("%d dials in use after the last was withdrawn", used)
+	}
 
 	source = netip.AddrPortFrom(inner.DialSource(0), 2001)
 	if err := g.d.Admit(source, inner.Destination{RuleSet: id.RuleSet, Rule: id.Rule, Target: targets[0]}); err != nil {

@@ -172,13 +172,14 @@ func (d *Dataplane) MapUse() ([]MapUse, error) {
 		{mapAddresses, uint32(len(d.addresses)), d.k.maps[mapAddresses].MaxEntries(), "addresses"},
 		{mapRuleIndex, uint32(len(d.ruleIndex)), d.k.maps[mapRuleIndex].MaxEntries(), "rules"},
 		{mapIfaces, uint32(len(d.planIfaces())), d.k.ifaces.count, "attachments"},
+		{mapDials, uint32(d.dials.Load()), d.k.maps[mapDials].MaxEntries(), "dials by PROXY connections and probes"},
 	}
 	for _, s := range []struct {
 		name string
 		*slots
 	}{
 		{mapVNets, d.vnets}, {mapServices, d.services}, {mapPools, d.pools}, {mapOuts, d.outs}, {mapLinks, d.links},
-		{mapNatsets, d.natsets}, {mapBackends, d.backends},
+		{mapRules, d.rules}, {mapNatsets, d.natsets}, {mapBackends, d.backends},
 	} {
 		use = append(use, MapUse{s.name, uint32(s.used()), s.max - 1, s.noun})
 	}
