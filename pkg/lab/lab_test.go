@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if scenario := os.Getenv(scenarioEnv); scenario != "" && scenario != "test" {
+	if scenario := os.Getenv(scenarioEnv); scenario != "" && !strings.HasPrefix(scenario, "test") {
 		runScenario(scenario)
 	}
 	Main(m)

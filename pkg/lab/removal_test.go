@@ -48,13 +48,31 @@ func runScenario(scenario string) {
 	os.Exit(0)
 }
 
-// TestScenario_InAChildProcess_MeetsItsEnd is the scenario "test": a test of a binary whose TestMain is Main. In the parent
-// it has nothing to do.
+// TestScenario_InAChildProcess_MeetsItsEnd is the scenarios that begin with "test": a test of a binary whose TestMain is
+// Main. In the parent it has nothing to do.
 func TestScenario_InAChildProcess_MeetsItsEnd(t *testing.T) {
-	if os.Getenv(scenarioEnv) == "test" {
-		furnish(t.Context(), New(t))
-		select {}
+	scenario := os.Getenv(scenarioEnv)
+	if !strings.HasPrefix(scenario, "test") {
+		return
 	}
+	l := New(t)
+	furnish(t.Context(), l)
+	switch scenario {
+	case "test fails":
+		t.Fatal("as asked")
+	case "test fails to build":
+		l.Namespace("c").Up("nosuch0")
+	case "test fails inside a namespace":
+		_ = l.Namespace("c").Do(func() error {
+			t.Fatal("as asked")
+			return nil
+		})
+	case "test panics":
+		panic("as asked")
+	case "test panics elsewhere":
+		go panic("as asked")
+	}
+	select {}
 }
 
 // scenarioProcess is a running scenario; closing tell ends the one that ends by itself.
@@ -141,12 +159,18 @@ func TestRemoval_OwnerDies_NothingIsLeft(t *testing.T) {
 	for _, c := range []struct {
 		scenario string
 		signal   unix.Signal // 0: ends by itself
+		code     int         // the exit status, where the process itself removes; 0: its guardian does
 	}{
-		{"panic", 0},
-		{"wait", unix.SIGKILL},
-		{"wait", unix.SIGTERM},
-		{"test", unix.SIGKILL},
-		{"test", unix.SIGTERM},
+		{"panic", 0, 0},
+		{"wait", unix.SIGKILL, 0},
+		{"wait", unix.SIGTERM, 0},
+		{"test", unix.SIGKILL, 0},
+		{"test", unix.SIGTERM, 128 + int(unix.SIGTERM)},
+		{"test fails", 0, 1},
+		{"test fails to build", 0, 1},
+		{"test fails inside a namespace", 0, 1},
+		{"test panics", 0, 2},
+		{"test panics elsewhere", 0, 0},
 	} {
 		t.Run(fmt.Sprintf("%s, %v", c.scenario, c.signal), func(t *testing.T) {
 			t.Parallel()
@@ -160,11 +184,11 @@ func TestRemoval_OwnerDies_NothingIsLeft(t *testing.T) {
 				}
 			}
 			_ = cmd.Wait()
-			if c.scenario == "test" && c.signal == unix.SIGTERM {
-				// Main removes before the process ends; nothing to wait for.
+			if c.code != 0 {
+				// The test's cleanup or Main removes before the process ends; nothing to wait for.
 				assertNothingLeft(t, id)
-				if code := cmd.ProcessState.ExitCode(); code != 128+int(unix.SIGTERM) {
-					t.Errorf("exit status %d", code)
+				if code := cmd.ProcessState.ExitCode(); code != c.code {
+					t.Errorf("exit status %d, want %d", code, c.code)
 				}
 			}
 			assertRemovedSoon(t, id, sleeper)
