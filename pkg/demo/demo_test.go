@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -32,11 +33,24 @@ func TestRun_BothModes_EveryStepIsAsItShouldBe(t *testing.T) {
 			if err := Run(t.Context(), Options{Binary: binary, Mode: mode, Out: out}); err != nil {
 				t.Fatal(err)
 			}
-			if !strings.Contains(out.String(), "All as it should be") {
-				t.Error("no last line")
+			if err := inTime(out.String()); err != nil {
+				t.Error(err)
 			}
 		})
 	}
+}
+
+// inTime reads what a demo that is over says of itself.
+func inTime(out string) error {
+	_, last, found := strings.Cut(out, "\nAll as it should be, after ")
+	var seconds float64
+	if _, err := fmt.Sscanf(last, "%f s.\n", &seconds); !found || err != nil {
+		return fmt.Errorf("no last line with the time: %w", err)
+	}
+	if seconds <= 0 || seconds >= 30 {
+		return fmt.Errorf("took %.1f s, and should be over in 30 s", seconds)
+	}
+	return nil
 }
 
 func TestRun_Kept_IsUsableAndDownRemovesIt(t *testing.T) {
