@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
+	"net"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/client"
@@ -57,6 +61,10 @@ properties:
   frontendIPConfigurations: [{name: front, properties: {subnet: {id: virtualNetworks/datacenter/subnets/default}}}]
   backendAddressPools: [{name: pool, properties: {loadBalancerBackendAddresses: [{name: web, properties: {ipAddress: 10.0.0.4}}]}}]
   loadBalancingRules: [{name: http, properties: {protocol: Tcp, frontendPort: 80,
+    frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}}},
+    {name: tcp, properties: {protocol: Tcp, frontendPort: 7,
+    frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}}},
+    {name: udp, properties: {protocol: Udp, frontendPort: 7,
     frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}}}]
 ---
 type: Microsoft.Network/privateLinkServices
@@ -75,6 +83,76 @@ properties:
   ipConfigurations: [{name: ip, properties: {privateIPAddress: 10.0.1.10}}]
   privateLinkServiceConnections: [{name: c, properties: {privateLinkServiceId: privateLinkServices/shop}}]
 `
+
+// conversation is a connection and a flow of datagrams that a machine has open with 10.0.1.10, with both ends of each.
+type conversation struct {
+	client, served, datagrams net.Conn
+	replies                   net.PacketConn
+	nat                       net.Addr // whom the server answers
+}
+
+// converse opens both to servers on port 7 of web.
+func converse(t *testing.T, vm *lab.Namespace, tcp net.Listener, udp net.PacketConn) conversation {
+	t.Helper()
+	c := conversation{replies: udp}
+	var err error
+	if c.client, err = vm.Dial(t.Context(), "tcp", "", "10.0.1.10:7"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.client.Close() })
+	if c.served, err = tcp.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.served.Close() })
+	if c.datagrams, err = vm.Dial(t.Context(), "udp", "", "10.0.1.10:7"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.datagrams.Close() })
+	c.goesOn(t, "just opened")
+	return c
+}
+
+// goesOn wants both to carry bytes, both ways.
+func (c *conversation) goesOn(t *testing.T, when string) {
+	t.Helper()
+	wantFlow(t, when, c.client, c.served)
+	deadline := time.Now().Add(5 * time.Second)
+	if err := errors.Join(c.replies.SetDeadline(deadline), c.datagrams.SetDeadline(deadline)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1)
+	if _, err := c.datagrams.Write([]byte("x")); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+	var err error
+	if _, c.nat, err = c.replies.ReadFrom(b); err != nil {
+		t.Errorf("%s: datagram to the server: %v", when, err)
+		return
+	}
+	if _, err = c.replies.WriteTo(b, c.nat); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+	if _, err = c.datagrams.Read(b); err != nil {
+		t.Errorf("%s: datagram to the client: %v", when, err)
+	}
+}
+
+// over wants both to have ended: a RST at each silent end, and no datagram of the server's that comes through.
+func (c *conversation) over(t *testing.T, when string) {
+	t.Helper()
+	wantReset(t, when+": client", c.client)
+	wantReset(t, when+": server", c.served)
+	// Both flows end in one look at the table, and the RSTs were sent after it.
+	if _, err := c.replies.WriteTo([]byte("x"), c.nat); err != nil {
+		t.Error(err)
+	}
+	if err := c.datagrams.SetDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.datagrams.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%s: the client's flow of datagrams: %v", when, err)
+	}
+}
 
 // Who reaches an endpoint: every machine of its network, whatever the interface; those behind a router of its network, with
 // any address; those of networks peered with it in both directions, and nobody that is only a peer's peer.
@@ -120,15 +198,17 @@ func TestRun_Reach_NetworkRouterAndPeers(t *testing.T) {
 			peering := func(from, to string) api.ID {
 				return api.ID{Subscription: defaultSubscription, ResourceGroup: "default", Type: string(api.VirtualNetworks), Name: from}.Sub(api.Peerings, "to-"+to)
 			}
-			peer := func(from, to string) api.PeeringState {
+			let := func(from, to string, access bool) api.PeeringState {
 				t.Helper()
-				document := &api.VirtualNetworkPeering{Properties: api.PeeringProperties{RemoteVirtualNetwork: &api.SubResource{ID: peering(to, "").Parent().String()}}}
+				document := &api.VirtualNetworkPeering{Properties: api.PeeringProperties{AllowVirtualNetworkAccess: &access,
+					RemoteVirtualNetwork: &api.SubResource{ID: peering(to, "").Parent().String()}}}
 				made, err := client.Put[api.VirtualNetworkPeering](ctx, c, peering(from, to), document, client.Conditions{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				return made.Properties.PeeringState
 			}
+			peer := func(from, to string) api.PeeringState { t.Helper(); return let(from, to, true) }
 			want("unpeered", map[string]bool{"first": true, "second": true, "onprem": true, "branch": false, "far": false})
 			if state := peer("home", "branch"); state != api.PeeringInitiated {
 				t.Errorf("peered one way: %s", state)
@@ -141,10 +221,32 @@ func TestRun_Reach_NetworkRouterAndPeers(t *testing.T) {
 				}
 			}
 			want("peered", map[string]bool{"branch": true, "far": false, "first": true})
-			if _, err := c.Delete(ctx, peering("branch", "home"), nil, client.Conditions{}); err != nil {
+			tcp, err := vms["web"].Listen("tcp", "10.0.0.4:7")
+			if err != nil {
 				t.Fatal(err)
 			}
-			want("a peering deleted", map[string]bool{"branch": false, "first": true})
+			defer tcp.Close()
+			udp, err := vms["web"].ListenPacket("udp", "10.0.0.4:7")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer udp.Close()
+			own := converse(t, vms["first"], tcp, udp)
+			cut := func(when string, how func()) {
+				t.Helper()
+				peers := converse(t, vms["branch"], tcp, udp)
+				how()
+				peers.over(t, when)
+				own.goesOn(t, when)
+				want(when, map[string]bool{"branch": false, "first": true})
+			}
+			cut("access withdrawn", func() { let("branch", "home", false) })
+			peer("branch", "home")
+			cut("a peering deleted", func() {
+				if _, err := c.Delete(ctx, peering("branch", "home"), nil, client.Conditions{}); err != nil {
+					t.Fatal(err)
+				}
+			})
 		})
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/privlink/privlink/pkg/neigh"
 )
 
 // Apply makes the kernel match state. It is idempotent, attaches what can be attached, and
@@ -112,6 +111,9 @@ func (d *Dataplane) apply(state State) error {
 		if err := step(p); err != nil {
 			return err
 		}
+	}
+	if !d.applied && d.k.adopted {
+		d.strays, d.ending = true, true
 	}
 	now := d.clock()
 	d.resolver.Set(p.wants, now)
@@ -234,8 +236,21 @@ func (d *Dataplane) writeAddresses(p *plan) error {
 			return fmt.Errorf("write address %s: %w", fromNetOrder(key.Addr), err)
 		}
 		d.addresses[key] = want
+		if ok && have.Link != want.Link && bpfAddressKind(have.Kind) == bpfAddressKindADDR_PEERED {
+			d.goes(have)
+		}
 	}
 	return nil
+}
+
+// goes notes an address that is no longer in the kernel. Flows through a NAT IP or from a peered network hold no
+// word that says so: they are looked for.
+func (d *Dataplane) goes(a bpfAddress) {
+	switch bpfAddressKind(a.Kind) {
+	case bpfAddressKindADDR_NAT, bpfAddressKindADDR_FRONTEND, bpfAddressKindADDR_PEERED:
+		d.gone[a.Key] = a
+		d.ending = true
+	}
 }
 
 // release clears what nothing in the plan uses, from the top down, and gives the slots back.
@@ -250,10 +265,7 @@ func (d *Dataplane) release(p *plan) error {
 			continue
 		}
 		delete(d.addresses, key)
-		if a.Kind == uint8(bpfAddressKindADDR_NAT) || a.Kind == uint8(bpfAddressKindADDR_FRONTEND) {
-			d.gone[neigh.Key{VNet: key.Vnet, Addr: fromNetOrder(key.Addr)}] = true
-			d.ending = true
-		}
+		d.goes(a)
 	}
 	for key := range d.ruleIndex {
 		if _, ok := p.ruleIndex[key]; ok {

@@ -120,8 +120,9 @@ type Dataplane struct {
 	sweeps  uint64 // complete ones
 	swept   time.Time
 	pass    SweepStats
-	ending  bool               // flows were revoked: the sweep is to find them now
-	gone    map[neigh.Key]bool // NAT IPs whose flows are to end
+	ending  bool                         // flows were revoked: the sweep is to find them now
+	gone    map[bpfAddressKey]bpfAddress // addresses whose flows are to end, as they were
+	strays  bool                         // nobody knows what went before this daemon: flows of no address are to end
 	nudged  map[nudge]int
 	binding sync.Mutex   // held, after mu or without it, by who changes a binding or asks the kernel about one
 	readers sync.RWMutex // held for reading while somebody uses the kernel's memory without mu
@@ -146,7 +147,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	d := &Dataplane{
 		ready: make(chan struct{}),
 		opts:  opts, log: opts.Log, ns: namespace{opts.NetNS}, inner: opts.Inner, clock: time.Now,
-		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[neigh.Key]bool), others: make(map[string]otherPrograms), probed: make(map[string]device), bound: make(map[string]bound),
+		wakeups: make(chan struct{}, 1), sweeper: make(chan struct{}, 1), gone: make(map[bpfAddressKey]bpfAddress), others: make(map[string]otherPrograms), probed: make(map[string]device), bound: make(map[string]bound),
 	}
 	defer func() {
 		if err != nil {

@@ -21,7 +21,52 @@ const nudgeTries = 3
 // nudgesPerSweep bounds what one sweep sends; the rest comes with the next ones.
 const nudgesPerSweep = 20000
 
-// endFlows ends the pairs of NAT IPs that are gone, and asks both ends of every ended pair for their
+// lost are the addresses that flows may stand on no longer.
+type lost struct {
+	gone map[bpfAddressKey]bpfAddress
+	// held are all there are; nil when gone tells everything. A daemon that died between taking an address away and ending its
+	// flows leaves the next one no other trace.
+	held map[bpfAddressKey]bool
+}
+
+// takeLost hands over what was noted since the last time, less what is back. mu is held.
+func (d *Dataplane) takeLost() lost {
+	l := lost{gone: d.gone}
+	d.gone = make(map[bpfAddressKey]bpfAddress)
+	for key, was := range l.gone {
+		if now, ok := d.addresses[key]; ok && now.Link == was.Link {
+			delete(l.gone, key)
+		}
+	}
+	if d.strays {
+		d.strays = false
+		l.held = make(map[bpfAddressKey]bool, len(d.addresses))
+		for key := range d.addresses {
+			l.held[key] = true
+		}
+	}
+	return l
+}
+
+func (l lost) none() bool { return len(l.gone) == 0 && l.held == nil }
+
+// has says whether a half of a pair came to an address that is lost: the reverse one to a NAT IP or
+// frontend, the forward one to an endpoint of a network that is peered no more.
+func (l lost) has(e entry) bool {
+	key := bpfAddressKey{Addr: e.Key.Daddr, Vnet: e.Key.Vnet}
+	peered := bpfAddressKind(l.gone[key].Kind) == bpfAddressKindADDR_PEERED
+	if e.reverse() {
+		if _, ok := l.gone[key]; ok && !peered {
+			return true
+		}
+	} else if peered && l.gone[key].Link == e.Rw.Tag.Of.Link {
+		return true
+	}
+	inner := !e.reverse() && e.Rw.Tag.Of.Flags&uint16(bpfFlowFlagsFLOW_INNER) != 0 // dialled: to no address of ours
+	return l.held != nil && !inner && !l.held[key]
+}
+
+// endFlows ends the pairs of addresses that are gone, and asks both ends of every ended pair for their
 // numbers: a bare ACK with made-up ones is answered with the right ones (RFC 5961, 5.2), and that
 // answer meets the ended pair and gets its RST. Nobody who is silent is waited for: the
 // pair stays until its idle timeout, and whatever an end sends first gets the RST.
@@ -29,35 +74,28 @@ func (d *Dataplane) endFlows(ctx context.Context) error {
 	d.readers.RLock()
 	defer d.readers.RUnlock()
 	d.mu.Lock()
-	gone := d.gone
-	d.gone = make(map[neigh.Key]bool)
-	for key := range gone {
-		if _, ok := d.addresses[addressKey(key)]; ok {
-			delete(gone, key) // it is back
-		}
-	}
+	lost := d.takeLost()
 	asked := d.nudged
 	unanswered := d.pass.Unanswered
 	d.mu.Unlock()
-	if len(gone) == 0 && unanswered == 0 {
+	if lost.none() && unanswered == 0 {
 		d.setNudged(nil)
 		return nil
 	}
 	again := make(map[nudge]int)
-	sent := 0
+	sent, ended := 0, false
 	err := d.k.scan(ctx, func(e entry) bool {
 		if !e.flow() {
 			return true
 		}
-		if e.reverse() {
-			if gone[neigh.Key{VNet: e.Key.Vnet, Addr: fromNetOrder(e.Key.Daddr)}] {
-				if err := d.k.end(e, true); err != nil {
-					d.log.WithError(err).Error("ending a flow of a NAT IP that is gone")
-				}
+		if lost.has(e) && e.phase() != bpfFlowPhasePHASE_ENDED {
+			if err := d.k.end(e, true); err != nil {
+				d.log.WithError(err).Error("ending a flow of an address that is gone")
 			}
+			ended = true
 			return true
 		}
-		if e.phase() != bpfFlowPhasePHASE_ENDED || Protocol(e.Key.Proto) != ProtocolTCP {
+		if e.reverse() || e.phase() != bpfFlowPhasePHASE_ENDED || Protocol(e.Key.Proto) != ProtocolTCP {
 			return true
 		}
 		for _, end := range []struct {
@@ -79,6 +117,9 @@ func (d *Dataplane) endFlows(ctx context.Context) error {
 		return true
 	})
 	d.setNudged(again)
+	if ended {
+		poke(d.sweeper) // it counts those that are owed a RST, and they are asked at once
+	}
 	if err != nil {
 		return fmt.Errorf("end flows: %w", err)
 	}

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/neigh"
 )
 
 // works dials the endpoint once and says something.
@@ -138,6 +141,75 @@ func TestLink_OfAPeeredNetwork_IsReached(t *testing.T) {
 	g.apply(s)
 	if err := works(peer, "10.0.1.10:80"); err == nil {
 		t.Fatal("the peering is gone and the endpoint still answers")
+	}
+}
+
+// What a peering carried ends with it, also where the daemon died after it took the address away and before it
+// looked for the flows; what the endpoint's own network has open goes on.
+func TestPeering_Gone_EndsItsFlowsOnly(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		take func(*testing.T, *gateway, State)
+	}{
+		{"applied", func(_ *testing.T, g *gateway, s State) { g.apply(s) }},
+		{"killed in between", func(t *testing.T, g *gateway, s State) {
+			g.d.mu.Lock()
+			key := addressKey(neigh.Key{VNet: g.d.plan.vnets["peers"], Addr: netip.MustParseAddr("10.0.1.10")})
+			err := g.d.k.maps[mapAddresses].Delete(&key)
+			g.d.mu.Unlock()
+			if err := errors.Join(err, g.d.Close()); err != nil {
+				t.Fatal(err)
+			}
+			g.open()
+			g.apply(s)
+		}},
+		{"another endpoint has its address", func(t *testing.T, g *gateway, s State) {
+			other := s.Links[0]
+			other.Key, other.Network, other.ID = "other", "peers", 7
+			s.Links = append(s.Links, other)
+			g.apply(s)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g, consumer, provider, s := newPair(t)
+			peer := g.VM(g.ns, "peer", "10.7.0.4/16", lab.VethOptions{})
+			s.Networks = append(s.Networks, Network{Key: "peers", Attachments: []Attachment{{Interface: "peer", Mode: ModeTC}},
+				Gateways: []netip.Addr{netip.MustParseAddr("10.7.0.1")}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/16")}})
+			s.Links[0].Peers = []string{"peers"}
+			peer.Route("10.0.0.0/16", "10.7.0.1")
+			g.open()
+			l, err := provider.Listen("tcp", "10.0.1.4:8080")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			g.apply(s)
+			var ends [2][2]net.Conn // of the peer, of the endpoint's network
+			for i, n := range []*lab.Namespace{peer, consumer} {
+				if ends[i][0], err = dial(n, "10.0.1.10:80"); err != nil {
+					t.Fatal(err)
+				}
+				defer ends[i][0].Close()
+				if ends[i][1], err = l.Accept(); err != nil {
+					t.Fatal(err)
+				}
+				defer ends[i][1].Close()
+			}
+			s.Links = slices.Clone(s.Links)
+			s.Links[0].Peers = nil
+			c.take(t, g, s)
+			wantReset(t, ends[0][0])
+			wantReset(t, ends[0][1])
+			if _, err := ends[1][0].Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if err := ends[1][1].SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ends[1][1].Read(make([]byte, 1)); err != nil {
+				t.Errorf("the flow of the endpoint's own network: %v", err)
+			}
+		})
 	}
 }
 

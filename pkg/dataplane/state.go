@@ -160,7 +160,7 @@ type Link struct {
 	Addr    netip.Addr
 	// Frontend says that Addr is a frontend of the rule set's own network.
 	Frontend bool
-	// Peers are networks whose clients reach Addr too.
+	// Peers are networks whose clients reach Addr too; flows from one that goes end.
 	Peers   []string
 	RuleSet string
 	State   LinkState
