@@ -45,6 +45,9 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 		}
 		status.Interfaces = append(status.Interfaces, i)
 	}
+	for _, f := range control.Result.Failed {
+		degraded("%s is not in the kernel as it should be: %s", f.Key, f.Reason)
+	}
 	for _, c := range control.Result.Conflicts {
 		degraded("%s of %s is in use by %s on %s", c.Addr, lastOf(c.Network), c.MAC, c.Interface)
 	}

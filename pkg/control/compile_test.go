@@ -249,18 +249,55 @@ func TestPeering_BothWaysAndNoFurther(t *testing.T) {
 	}
 }
 
+// Behind an endpoint there is one address: rules of two frontends cannot share a port of it, whatever their form, and
+// whether the service or the load balancer is written last.
 func TestService_TwoFrontendsWithOnePort_AreRefused(t *testing.T) {
-	w := newWorld(t)
-	w.provide(open)
-	w.put(theLB, `{'properties':{
-		'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}},{'name':'fe2','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}],
-		'backendAddressPools':[{'name':'pool'}],'loadBalancingRules':[%s,%s]}}`, ruleDoc("a", `'protocol':'Tcp','frontendPort':80`),
-		strings.Replace(ruleDoc("b", `'protocol':'Tcp','frontendPort':80`), "/fe'", "/fe2'", 1))
-	both := strings.Replace(serviceDoc(open), "/fe'}", "/fe'},{'id':'loadBalancers/lb/frontendIPConfigurations/fe2'}", 1)
-	_, err := w.try(theService, "%s", both)
-	const want = "properties.loadBalancerFrontendIpConfigurations: rules a and b are both for port 80 Tcp, and web has both of their frontends"
-	if err == nil || err.Error() != want {
-		t.Errorf("got  %v\nwant %s", err, want)
+	nat := func(name, frontend, ports, pool string) string {
+		if pool != "" {
+			ports += `,'backendAddressPool':{'id':'loadBalancers/lb/backendAddressPools/` + pool + `'}`
+		}
+		return fmt.Sprintf(`{'name':'%s','properties':{'protocol':'Tcp','backendPort':22,%s,'frontendIPConfiguration':{'id':'loadBalancers/lb/frontendIPConfigurations/%s'}}}`, name, ports, frontend)
+	}
+	second := func(name, more string) string { return strings.Replace(ruleDoc(name, more), "/fe'", "/fe2'", 1) }
+	const web = `'protocol':'Tcp','frontendPort':80`
+	const wide = `'frontendPortRangeStart':2200,'frontendPortRangeEnd':2210`
+	for name, c := range map[string]struct {
+		rules, nats string
+		want        string // "" = accepted
+	}{
+		"two rules":                   {ruleDoc("a", web) + "," + second("b", web), "", "rules a and b are both for port 80 Tcp"},
+		"two protocols":               {ruleDoc("a", web) + "," + second("b", `'protocol':'Udp','frontendPort':80`), "", ""},
+		"every port twice":            {ruleDoc("a", `'protocol':'All'`) + "," + second("b", `'protocol':'All'`), "", "rules a and b are both for every port"},
+		"NAT rule and rule":           {ruleDoc("a", web), nat("ssh", "fe2", `'frontendPort':80`, ""), "rules a and ssh are both for port 80 Tcp"},
+		"two NAT rules":               {ruleDoc("a", web), nat("ssh", "fe", `'frontendPort':2200`, "") + "," + nat("ssh2", "fe2", `'frontendPort':2200`, ""), "rules ssh and ssh2 are both for port 2200 Tcp"},
+		"NAT rule in a range":         {second("a", web), nat("ssh", "fe", `'frontendPort':2205`, "") + "," + nat("all", "fe2", wide, "pool"), "rules ssh and all are both for port 2205 Tcp"},
+		"two ranges":                  {ruleDoc("a", web) + "," + second("b", `'protocol':'Tcp','frontendPort':81`), nat("one", "fe", wide, "pool") + "," + nat("two", "fe2", `'frontendPortRangeStart':2208,'frontendPortRangeEnd':2300`, "pool"), "rules one and two are both for ports 2208 to 2210 Tcp"},
+		"a range that is not offered": {ruleDoc("a", web), nat("ssh", "fe", `'frontendPort':2205`, "") + "," + nat("all", "fe2", wide, "pool"), ""},
+		"neighbours":                  {second("a", web), nat("ssh", "fe", `'frontendPort':2211`, "") + "," + nat("all", "fe2", wide, "pool"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const frontends = `'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}},{'name':'fe2','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}],
+				'backendAddressPools':[{'name':'pool'}]`
+			lb := fmt.Sprintf(`{'properties':{%s,'loadBalancingRules':[%s],'inboundNatRules':[%s]}}`, frontends, c.rules, c.nats)
+			both := strings.Replace(serviceDoc(open), "/fe'}", "/fe'},{'id':'loadBalancers/lb/frontendIPConfigurations/fe2'}", 1)
+			check := func(target string, err error) {
+				t.Helper()
+				want := "properties." + target + ": " + c.want + ", and web has both of their frontends"
+				if c.want == "" && err != nil || c.want != "" && (err == nil || err.Error() != want) {
+					t.Errorf("got  %v\nwant %s", err, want)
+				}
+			}
+			w := newWorld(t)
+			w.provide(open)
+			w.put(theLB, "%s", lb)
+			_, err := w.try(theService, "%s", both)
+			check("loadBalancerFrontendIpConfigurations", err)
+			w.put(theService, "%s", serviceDoc(open))
+			w.put(theLB, `{'properties':{%s}}`, frontends)
+			w.put(theService, "%s", both)
+			_, err = w.try(theLB, "%s", lb)
+			check("loadBalancingRules", err)
+		})
 	}
 }
 

@@ -54,10 +54,11 @@ type Controller struct {
 	// result is what the dataplane said last, applyErr why the last Apply failed.
 	result   dataplane.Result
 	applyErr error
-	// pending, conflicts and broken are result's lists, to look up.
+	// pending, conflicts, broken and failed are result's lists, to look up.
 	pending   map[place]bool
 	conflicts map[place]dataplane.Conflict
 	broken    map[string][]string // network -> why attachments do not work
+	failed    map[string]string   // record -> why the kernel has not all of it
 	// reports counts those since the last Apply began.
 	reports int
 	// served are addresses that were answered for: one of these does not move when somebody else turns up.

@@ -185,35 +185,76 @@ func (t *tx) checkPartsGone(id api.ID, doc, old *api.LoadBalancer) error {
 	}
 	for i := range old.Properties.InboundNATRules {
 		name := old.Properties.InboundNATRules[i].Name
-		kept := false
+		kept, pooled := false, false
 		for j := range doc.Properties.InboundNATRules {
-			kept = kept || strings.EqualFold(doc.Properties.InboundNATRules[j].Name, name)
+			if r := &doc.Properties.InboundNATRules[j]; strings.EqualFold(r.Name, name) {
+				kept, pooled = true, lower(r.Properties.BackendAddressPool) != ""
+			}
 		}
-		if user := t.firstUser(id.Sub(api.InboundNATRules, name)); !kept && user != "" {
+		user := t.firstUser(id.Sub(api.InboundNATRules, name))
+		switch {
+		case user == "":
+		case !kept:
 			return api.Refused(api.CodeInUse, "properties.inboundNatRules", "rule %s is used by %s", name, user)
+		case pooled:
+			return api.Refused(api.CodeInUse, "properties.inboundNatRules", "rule %s cannot be for a pool while %s names it (take the rule out of the network interface first)", name, user)
 		}
 	}
 	return nil
 }
 
+// servicePorts are ports that a rule offers through a service.
+type servicePorts struct {
+	rule, frontend string
+	protocol       api.TransportProtocol
+	low, high      int32
+}
+
 // checkServicePorts refuses two rules for one port on different frontends of one service: behind an endpoint
-// there is one address.
+// there is one address. The rules of one frontend were compared when the load balancer was.
 func (t *tx) checkServicePorts(target string, service *api.PrivateLinkService, lb *api.LoadBalancer) error {
-	seen := map[string]string{}
+	var all []servicePorts
+	add := func(rule string, frontend *api.SubResource, protocol api.TransportProtocol, low, high int32) error {
+		if !has(service.Properties.LoadBalancerFrontendIPConfigurations, lowerID(frontend)) {
+			return nil
+		}
+		r := servicePorts{rule, lower(frontend), protocol, low, high}
+		for _, o := range all {
+			low, high := max(o.low, r.low), min(o.high, r.high)
+			if o.frontend == r.frontend || o.protocol != r.protocol || low > high {
+				continue
+			}
+			ports := fmt.Sprintf("port %d %s", low, r.protocol)
+			switch {
+			case r.protocol == api.TransportAll:
+				ports = "every port"
+			case low < high:
+				ports = fmt.Sprintf("ports %d to %d %s", low, high, r.protocol)
+			}
+			return api.Refused(api.CodeConflict, target, "rules %s and %s are both for %s, and %s has both of their frontends",
+				o.rule, r.rule, ports, service.Name)
+		}
+		all = append(all, r)
+		return nil
+	}
 	for i := range lb.Properties.LoadBalancingRules {
 		r := &lb.Properties.LoadBalancingRules[i]
-		if r.Properties.FrontendIPConfiguration == nil || !has(service.Properties.LoadBalancerFrontendIPConfigurations, r.Properties.FrontendIPConfiguration.ID) {
-			continue
+		if err := add(r.Name, r.Properties.FrontendIPConfiguration, r.Properties.Protocol, r.Properties.FrontendPort, r.Properties.FrontendPort); err != nil {
+			return err
 		}
-		port := fmt.Sprintf("port %d %s", r.Properties.FrontendPort, r.Properties.Protocol)
-		if r.Properties.FrontendPort == 0 {
-			port = "every port"
+	}
+	for i := range lb.Properties.InboundNATRules {
+		r := &lb.Properties.InboundNATRules[i]
+		low, high := r.Properties.FrontendPort, r.Properties.FrontendPort
+		if lower(r.Properties.BackendAddressPool) != "" {
+			if !joined(lb, r) {
+				continue // a service does not offer it
+			}
+			low, high = r.Properties.FrontendPortRangeStart, r.Properties.FrontendPortRangeEnd
 		}
-		if other, ok := seen[port]; ok {
-			return api.Refused(api.CodeConflict, target, "rules %s and %s are both for %s, and %s has both of their frontends",
-				other, r.Name, port, service.Name)
+		if err := add(r.Name, r.Properties.FrontendIPConfiguration, r.Properties.Protocol, low, high); err != nil {
+			return err
 		}
-		seen[port] = r.Name
 	}
 	return nil
 }

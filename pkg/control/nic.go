@@ -41,15 +41,16 @@ func (t *tx) prepareNIC(id api.ID, doc, old *api.NetworkInterface) error {
 			return api.BadReference(here+".subnet.id", "%s is another virtual network than that of the first IP configuration", rec.id.Short())
 		}
 		network = rec.key
-		if err := t.checkMembership(id, here, c, network); err != nil {
+		if err := t.checkMembership(id, here, configs[:i], c, network); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// checkMembership checks the pools and inbound NAT rules that a NIC joins.
-func (t *tx) checkMembership(id api.ID, here string, c *api.NICIPConfiguration, network string) error {
+// checkMembership checks the pools and inbound NAT rules that a NIC joins with one of its IP configurations; configs are those
+// before it.
+func (t *tx) checkMembership(id api.ID, here string, configs []api.NICIPConfiguration, c *api.NICIPConfiguration, network string) error {
 	for j, ref := range c.Properties.LoadBalancerBackendAddressPools {
 		target := at(here+".loadBalancerBackendAddressPools", j) + ".id"
 		rec, lb := find[*api.LoadBalancer](t.view, ref.ID)
@@ -75,7 +76,7 @@ func (t *tx) checkMembership(id api.ID, here string, c *api.NICIPConfiguration, 
 				continue
 			}
 			found = true
-			if r.Properties.BackendAddressPool != nil {
+			if lower(r.Properties.BackendAddressPool) != "" {
 				return api.BadReference(target, "%s is for the members of a pool; join the pool instead", rule.Short())
 			}
 		}
@@ -84,6 +85,11 @@ func (t *tx) checkMembership(id api.ID, here string, c *api.NICIPConfiguration, 
 		}
 		if of := t.view.networkOf(lb); of != "" && of != network {
 			return api.BadReference(target, "%s is in another virtual network than this network interface", rec.id.Short())
+		}
+		for _, other := range configs {
+			if has(other.Properties.LoadBalancerInboundNATRules, ref.ID) {
+				return api.Refused(api.CodeConflict, target, "%s steers to IP configuration %s already", rule.Short(), other.Name)
+			}
 		}
 		for _, user := range t.view.users(rule.Key(), api.NetworkInterfaces) {
 			if user.key != id.Key() {

@@ -134,6 +134,19 @@ func TestInboundNATRule_ToOneNIC(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
+	_, err = w.try("p:networkInterfaces/vm2", `{'properties':{'ipConfigurations':[
+		{'name':'ip','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'},'loadBalancerInboundNatRules':[{'id':'loadBalancers/lb/inboundNatRules/ssh'}]}},
+		{'name':'ip2','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'},'loadBalancerInboundNatRules':[{'id':'loadBalancers/lb/inboundNatRules/ssh'}]}}]}}`)
+	const twice = "properties.ipConfigurations[1].properties.loadBalancerInboundNatRules[0].id: loadBalancers/lb/inboundNatRules/ssh steers to IP configuration ip already"
+	if err == nil || err.Error() != twice {
+		t.Errorf("got  %v\nwant %s", err, twice)
+	}
+	_, err = w.try(theLB, "%s", poolDoc(0, `,'inboundNatRules':[{'name':'ssh','properties':{'protocol':'Tcp','frontendPortRangeStart':2200,'frontendPortRangeEnd':2210,'backendPort':22,
+		'frontendIPConfiguration':{'id':'loadBalancers/lb/frontendIPConfigurations/fe'},'backendAddressPool':{'id':'loadBalancers/lb/backendAddressPools/pool'}}}]`))
+	const pooled = "properties.inboundNatRules: rule ssh cannot be for a pool while networkInterfaces/vm2 names it (take the rule out of the network interface first)"
+	if err == nil || err.Error() != pooled {
+		t.Errorf("got  %v\nwant %s", err, pooled)
+	}
 	if b := w.get(theLB).(*api.LoadBalancer).Properties.InboundNATRules[0].Properties.BackendIPConfiguration; b == nil || !strings.HasSuffix(b.ID, "/networkInterfaces/vm2/ipConfigurations/ip") {
 		t.Errorf("shown: %+v", b)
 	}

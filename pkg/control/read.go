@@ -297,7 +297,7 @@ func inactiveRules(lb *api.LoadBalancer) []string {
 	var list []string
 	for i := range lb.Properties.InboundNATRules {
 		r := &lb.Properties.InboundNATRules[i]
-		if r.Properties.BackendAddressPool != nil && !joined(lb, r) {
+		if lower(r.Properties.BackendAddressPool) != "" && !joined(lb, r) {
 			pool, _ := api.ParseID(r.Properties.BackendAddressPool.ID, api.ID{})
 			list = append(list, fmt.Sprintf("inbound NAT rule %s is inactive through private links: no load-balancing rule joins its frontend and pool %s", r.Name, pool.Child))
 		}

@@ -102,6 +102,17 @@ func (c *Controller) take(r dataplane.Result) {
 			c.broken[a.Network] = append(c.broken[a.Network], a.Err.Error())
 		}
 	}
+	c.failed = map[string]string{}
+	for _, x := range r.Failed {
+		// Frontends and pools are parts of their load balancer.
+		key := x.Key
+		if id, err := api.ParseID(x.Key, api.ID{}); err == nil {
+			key = id.Parent().Key()
+		}
+		if c.failed[key] == "" {
+			c.failed[key] = x.Reason
+		}
+	}
 	for _, x := range r.Conflicts {
 		at := place{x.Network, x.Addr}
 		c.conflicts[at] = x
@@ -209,6 +220,9 @@ func (c *Controller) provisioning(v *view, rec *record) (api.ProvisioningState, 
 		if c.pending[at] {
 			state = api.Updating
 		}
+	}
+	if why := c.failed[rec.key]; why != "" {
+		return api.Failed, why
 	}
 	if why := c.broken[rec.key]; len(why) > 0 {
 		return api.Failed, why[0]

@@ -361,6 +361,17 @@ func TestProvisioning_FollowsTheKernel(t *testing.T) {
 	if p := w.get(theNetwork).(*api.VirtualNetwork).Properties; p.ProvisioningState != api.Failed || p.FailureReason != "attach eth9: no such interface" {
 		t.Errorf("interface: %s %q", p.ProvisioningState, p.FailureReason)
 	}
+	r.Failed = []dataplane.Failure{{Key: id(theService).Key(), Reason: "all rule sets are in use"}, {Key: id("p:loadBalancers/lb/frontendIPConfigurations/fe").Key(), Reason: "all rules are in use"}}
+	w.Report(r)
+	if p := w.service(theService).Properties; p.ProvisioningState != api.Failed || p.FailureReason != "all rule sets are in use" {
+		t.Errorf("left out of the kernel: %s %q", p.ProvisioningState, p.FailureReason)
+	}
+	if p := w.get(theLB).(*api.LoadBalancer).Properties; p.ProvisioningState != api.Failed || p.FailureReason != "all rules are in use" {
+		t.Errorf("a frontend's rule set left out: %s %q", p.ProvisioningState, p.FailureReason)
+	}
+	if s := w.get("p:networkInterfaces/vm1").(*api.NetworkInterface).Properties.ProvisioningState; s != api.Succeeded {
+		t.Errorf("what is not left out: %s", s)
+	}
 	r.Revision = 0 // found out before the network was written as it is now
 	w.Report(r)
 	if p := w.get(theNetwork).(*api.VirtualNetwork).Properties; p.ProvisioningState != api.Updating || p.FailureReason != "" {

@@ -13,8 +13,8 @@ import (
 // Apply makes the kernel match state. It is idempotent, attaches what can be attached, and
 // returns as soon as everything is written; what needs answers of the network (probing new
 // addresses, finding backends) goes on by itself and is written when they come: see Result
-// and Options.Notify. An error means that the State is refused as a whole or that the kernel
-// refused a write; applying again continues where it stopped.
+// and Options.Notify. What cannot stand in the kernel is left out and named in Result.Failed; everything else stands there.
+// An error means that the kernel refused a write; applying again continues where it stopped.
 func (d *Dataplane) Apply(ctx context.Context, state State) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, err)
@@ -95,10 +95,7 @@ func (d *Dataplane) withInner(s State) State {
 // apply compiles and writes. The order: what is revoked first, then what is new from the bottom
 // up, each object complete before anything points to it, and last what nothing points to any more.
 func (d *Dataplane) apply(state State) error {
-	p, err := d.compile(state)
-	if err != nil {
-		return err
-	}
+	p := d.compile(state)
 	d.revoke(p)
 	for _, step := range []func(*plan) error{
 		d.writeNumbers,

@@ -387,6 +387,9 @@ func (d *Dataplane) report() Result {
 	for a := range p.unresolved {
 		r.Unresolved = append(r.Unresolved, a)
 	}
+	for _, key := range slices.Sorted(maps.Keys(p.failed)) {
+		r.Failed = append(r.Failed, Failure{key, p.failed[key].Error()})
+	}
 	for _, s := range p.statuses {
 		if s.Network != d.inner.Network || s.Network == "" {
 			r.Attachments = append(r.Attachments, s)
@@ -401,6 +404,11 @@ func (d *Dataplane) report() Result {
 	slices.SortFunc(r.Pending, byAddress)
 	slices.SortFunc(r.Unresolved, byAddress)
 	slices.SortFunc(r.Conflicts, func(a, b Conflict) int { return byAddress(a.Address, b.Address) })
+	if !slices.Equal(r.Failed, d.result.Failed) {
+		for _, f := range r.Failed {
+			d.log.WithFields(logrus.Fields{"of": f.Key, "reason": f.Reason}).Warn("left out of the kernel")
+		}
+	}
 	// Errors are equal when they say the same.
 	if fmt.Sprintf("%+v", r) != fmt.Sprintf("%+v", d.result) {
 		go d.opts.Notify()

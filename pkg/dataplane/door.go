@@ -342,15 +342,15 @@ func (k *kernel) clearDials() error {
 var probeIdent = ident("link", "", "probes")
 
 // planProbes makes that link.
-func (d *Dataplane) planProbes(p *plan) error {
+func (d *Dataplane) planProbes(p *plan) {
 	if d.inner.Network == "" {
-		return nil
+		return
 	}
 	slot, _, err := d.links.get(probeIdent, d.sweeps)
 	if err != nil {
-		return err
+		p.fail(d.inner.Network, "no backend can be probed: %w", err)
+		return
 	}
 	p.keepLinks[probeIdent] = true
 	p.links[slot] = bpfLink{Ident: probeIdent, State: uint8(LinkApproved), MaxFlows: d.k.config.load(0).MaxPairs}
-	return nil
 }

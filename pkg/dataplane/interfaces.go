@@ -57,7 +57,7 @@ func joinPrefixes(dev device) string {
 
 // syncInterfaces attaches what the State wants and the kernel allows, and fills the plan's outputs and
 // statuses. It does not detach: see dropInterfaces.
-func (d *Dataplane) syncInterfaces(p *plan) error {
+func (d *Dataplane) syncInterfaces(p *plan) {
 	type user struct {
 		network *Network
 		a       Attachment
@@ -71,6 +71,10 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 		for _, a := range n.Attachments {
 			p.statuses = append(p.statuses, AttachmentStatus{Network: n.Key, Attachment: a})
 			status := len(p.statuses) - 1
+			if _, ok := p.vnets[n.Key]; !ok {
+				p.statuses[status].Err = fmt.Errorf("attach %s: %w", a.Interface, p.failed[n.Key])
+				continue
+			}
 			key := fmt.Sprintf("%s/%d", a.Interface, a.VLAN)
 			if other, ok := seen[key]; ok {
 				p.statuses[status].Err = fmt.Errorf("attach %s vlan %d: network %s has it already", a.Interface, a.VLAN, other)
@@ -78,10 +82,7 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 			}
 			seen[key] = n.Key
 			if err := d.attachable(d.devices, a); err != nil {
-				p.statuses[status].Err = err
-				if err := d.reserveOut(p, n.Key, a); err != nil {
-					return err
-				}
+				p.statuses[status].Err = errors.Join(err, d.reserveOut(p, n.Key, a))
 				continue
 			}
 			if len(users[a.Interface]) == 0 {
@@ -104,23 +105,18 @@ func (d *Dataplane) syncInterfaces(p *plan) error {
 			s.Ifindex, s.MTU, s.MAC = dev.ifindex, dev.mtu, dev.mac
 			s.Err, s.Mode, s.Why, s.Warnings = err, is.mode, is.why, is.warnings
 			if err != nil {
-				if err := d.reserveOut(p, u.network.Key, u.a); err != nil {
-					return err
-				}
+				s.Err = errors.Join(err, d.reserveOut(p, u.network.Key, u.a))
 				continue
 			}
 			s.Hook = is.b.hook
 			s.Others = d.othersOn(dev)
 			s.TakesXDP = dev.takesXDP && u.a.VLAN == 0
-			if err := d.planOut(p, u.network.Key, u.a, dev); err != nil {
-				return err
-			}
+			s.Err = d.planOut(p, u.network.Key, u.a, dev)
 		}
 		if err == nil {
 			p.interfaces[name] = true
 		}
 	}
-	return nil
 }
 
 // bound is what became of an interface's attachments at the last look at the interfaces.

@@ -2,9 +2,11 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/privlink/privlink/pkg/neigh"
@@ -39,6 +41,8 @@ type plan struct {
 	claims     map[neigh.Key]bool
 	wants      map[neigh.Key]neigh.Want
 	unresolved map[Address]bool
+	// failed says of what cannot stand in the kernel as the State has it why, by key. All else does.
+	failed map[string]error
 	// everyPort are backends that some rule uses for every port: all rules then share
 	// one port domain for them, or two domains would give out one port.
 	everyPort map[Address]bool
@@ -73,68 +77,86 @@ func newPlan(state State, last *plan) *plan {
 		keepNatsets: make(map[uint64]bool, len(last.keepNatsets)), keepBackends: make(map[uint64]bool, len(last.keepBackends)),
 		keepRules: make(map[uint64]bool, len(last.keepRules)), keepLinks: make(map[uint64]bool, len(last.keepLinks)),
 		claims: make(map[neigh.Key]bool, len(last.claims)), wants: make(map[neigh.Key]neigh.Want, len(last.wants)),
-		unresolved: make(map[Address]bool), everyPort: make(map[Address]bool),
+		unresolved: make(map[Address]bool), failed: make(map[string]error), everyPort: make(map[Address]bool),
 		nats: make(map[string]uint32, len(last.nats)), reaches: make(map[string]*reach, len(last.reaches)), targets: make(map[uint32][]uint32, len(last.targets)),
 	}
 }
 
-// compile gives every name of the State a slot and says what should stand there.
-func (d *Dataplane) compile(state State) (*plan, error) {
+// compile gives every name of the State a slot and says what should stand there. What cannot stand there is left out and
+// noted (plan.failed): a State is everybody's, and one tenant's mistake must not keep the others' changes from the kernel.
+func (d *Dataplane) compile(state State) *plan {
 	p := newPlan(state, d.plan)
-	for _, step := range []func(*plan) error{
-		d.planNetworks, d.syncInterfaces, d.planClaims, d.planReach, d.planPools, d.planRuleSets, d.planRetired, d.planLinks, d.planProbes,
-	} {
-		if err := step(p); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
+	d.planNetworks(p)
+	d.syncInterfaces(p)
+	d.planClaims(p)
+	d.planReach(p)
+	d.planPools(p)
+	d.planRuleSets(p)
+	d.planRetired(p)
+	d.planProbes(p)
+	d.planLinks(p)
+	return p
 }
 
-func (d *Dataplane) planNetworks(p *plan) error {
+// fail notes why something of the State is not, or not wholly, in the plan. The first reason stands.
+func (p *plan) fail(key string, format string, args ...any) {
+	if p.failed[key] == nil {
+		p.failed[key] = fmt.Errorf(format, args...)
+	}
+}
+
+func (d *Dataplane) planNetworks(p *plan) {
 	for _, n := range p.state.Networks {
 		id := ident("vnet", n.Key)
 		if p.keepVNets[id] {
-			return fmt.Errorf("compile networks: %s is there twice", n.Key)
+			p.fail(n.Key, "there are two networks with this name")
+			continue
 		}
-		p.keepVNets[id] = true
 		slot, _, err := d.vnets.get(id, d.sweeps)
 		if err != nil {
-			return err
+			p.fail(n.Key, "%w", err)
+			continue
 		}
+		p.keepVNets[id] = true
 		p.vnets[n.Key] = uint16(slot)
 	}
-	return nil
+}
+
+// place is an address of a network that can be one in the kernel.
+func (p *plan) place(network string, addr netip.Addr) (neigh.Key, error) {
+	vnet, ok := p.vnets[network]
+	switch {
+	case !ok:
+		return neigh.Key{}, fmt.Errorf("there is no network %s", network)
+	case !addr.Is4():
+		return neigh.Key{}, fmt.Errorf("%s is no IPv4 address", addr)
+	}
+	return neigh.Key{VNet: vnet, Addr: addr}, nil
 }
 
 // planClaims says which addresses are to be ours; what they are for follows in planRuleSets and planLinks.
-func (d *Dataplane) planClaims(p *plan) error {
+func (d *Dataplane) planClaims(p *plan) {
 	for _, l := range p.state.Links {
 		if l.Network == "" {
 			continue // no address yet
 		}
-		vnet, ok := p.vnets[l.Network]
-		if !ok {
-			return fmt.Errorf("compile link %s: no network %s", l.Key, l.Network)
+		key, err := p.place(l.Network, l.Addr)
+		if err != nil {
+			p.fail(l.Key, "%w", err)
+			continue
 		}
-		if !l.Addr.Is4() {
-			return fmt.Errorf("compile link %s: %s is no IPv4 address", l.Key, l.Addr)
-		}
-		p.claims[neigh.Key{VNet: vnet, Addr: l.Addr}] = true
+		p.claims[key] = true
 	}
 	for _, rs := range p.state.RuleSets {
 		if rs.Network == "" {
 			continue // no address yet, so nothing can be reached
 		}
-		vnet, ok := p.vnets[rs.Network]
-		if !ok {
-			return fmt.Errorf("compile rule set %s: no network %s", rs.Key, rs.Network)
-		}
 		for _, s := range rs.Sources {
-			if !s.Addr.Is4() {
-				return fmt.Errorf("compile rule set %s: %s is no IPv4 address", rs.Key, s.Addr)
+			key, err := p.place(rs.Network, s.Addr)
+			if err != nil {
+				p.fail(rs.Key, "%w", err)
+				continue
 			}
-			key := neigh.Key{VNet: vnet, Addr: s.Addr}
 			if rs.Network != d.inner.Network {
 				p.claims[key] = true // in the inner network nobody else could have it
 			}
@@ -143,7 +165,11 @@ func (d *Dataplane) planClaims(p *plan) error {
 	}
 	for _, n := range p.state.Networks {
 		for _, a := range n.Gateways {
-			key := neigh.Key{VNet: p.vnets[n.Key], Addr: a}
+			key, err := p.place(n.Key, a)
+			if err != nil {
+				p.fail(n.Key, "%w", err)
+				continue
+			}
 			if _, ok := p.addresses[addressKey(key)]; !ok {
 				entry := d.address(key, bpfAddressKindADDR_GATEWAY, 0)
 				entry.Arp = 1 // asked for by the operator, and nobody's address in Azure's networks either
@@ -153,7 +179,6 @@ func (d *Dataplane) planClaims(p *plan) error {
 	}
 	d.prober.Set(p.claims, d.clock())
 	d.adoptClaims(p)
-	return nil
 }
 
 func addressKey(key neigh.Key) bpfAddressKey {
@@ -184,35 +209,33 @@ func fromNetOrder(v uint32) netip.Addr {
 // portOrder is a port in network order, and back.
 func portOrder(port uint16) uint16 { return port<<8 | port>>8 }
 
-func (d *Dataplane) planPools(p *plan) error {
-	add := func(key string) error {
+func (d *Dataplane) planPools(p *plan) {
+	add := func(key string) {
 		if _, ok := p.pools[key]; ok {
-			return nil
+			return
 		}
 		id := ident("pool", key)
-		p.keepPools[id] = true
 		slot, _, err := d.pools.get(id, d.sweeps)
+		if err != nil {
+			p.fail(key, "%w", err)
+			return
+		}
+		p.keepPools[id] = true
 		p.pools[key] = slot
-		return err
 	}
 	for _, pool := range p.state.Pools {
-		if err := add(pool.Key); err != nil {
-			return err
-		}
+		add(pool.Key)
 	}
 	for _, rs := range p.state.RuleSets {
 		for _, r := range rs.Rules {
 			for _, t := range r.Targets {
-				if err := add(t.Pool); err != nil {
-					return err
-				}
+				add(t.Pool)
 			}
 		}
 	}
-	return nil
 }
 
-func (d *Dataplane) planRuleSets(p *plan) error {
+func (d *Dataplane) planRuleSets(p *plan) {
 	for _, rs := range p.state.RuleSets {
 		for _, r := range rs.Rules {
 			if r.Port != 0 {
@@ -227,130 +250,164 @@ func (d *Dataplane) planRuleSets(p *plan) error {
 		rs := &p.state.RuleSets[i]
 		id := ident("service", rs.Key)
 		if p.keepServices[id] {
-			return fmt.Errorf("compile rule sets: %s is there twice", rs.Key)
-		}
-		p.keepServices[id] = true
-		service, _, err := d.services.get(id, d.sweeps)
-		if err != nil {
-			return err
-		}
-		p.services[rs.Key] = service
-		if rs.Network == "" {
+			p.fail(rs.Key, "there are two rule sets with this name")
 			continue
 		}
-		nat, err := d.planNatset(p, rs)
+		service, _, err := d.services.get(id, d.sweeps)
 		if err != nil {
-			return err
+			p.fail(rs.Key, "%w", err)
+			continue
 		}
+		p.keepServices[id] = true
+		p.services[rs.Key] = service
+		if _, ok := p.vnets[rs.Network]; !ok {
+			if rs.Network != "" {
+				p.fail(rs.Key, "there is no network %s", rs.Network)
+			}
+			continue
+		}
+		nat := d.planNatset(p, rs)
 		p.nats[rs.Key] = nat
 		for j := range rs.Rules {
 			if err := d.planRule(p, rs, &rs.Rules[j], service, nat); err != nil {
-				return err
+				p.fail(rs.Key, "rule %s is left out: %w", shortRule(rs, &rs.Rules[j]), err)
 			}
 		}
 	}
-	return nil
+}
+
+// shortRule is a rule's key without what it shares with its rule set's.
+func shortRule(rs *RuleSet, r *Rule) string {
+	return strings.TrimPrefix(strings.TrimPrefix(r.Key, rs.Key), "|")
 }
 
 // planNatset gives the set of source addresses a slot of its own for every content: it is never
 // changed in place. Slot 0 (no new flows) while none of them is ours.
-func (d *Dataplane) planNatset(p *plan, rs *RuleSet) (uint32, error) {
+func (d *Dataplane) planNatset(p *plan, rs *RuleSet) uint32 {
 	set := bpfNatset{Vnet: p.vnets[rs.Network]}
 	parts := []string{"natset", rs.Key, strconv.Itoa(int(set.Vnet))}
 	for _, s := range rs.Sources {
 		key := neigh.Key{VNet: set.Vnet, Addr: s.Addr}
-		if s.Draining || rs.Network != d.inner.Network && !d.prober.Get(key).Ours {
+		if !s.Addr.Is4() || s.Draining || rs.Network != d.inner.Network && !d.prober.Get(key).Ours {
 			continue
 		}
 		if int(set.Count) == len(set.Addr) {
-			return 0, fmt.Errorf("compile rule set %s: more than %d source addresses", rs.Key, len(set.Addr))
+			p.fail(rs.Key, "source addresses after the first %d are left out", len(set.Addr))
+			break
 		}
 		set.Addr[set.Count] = netOrder(s.Addr)
 		set.Count++
 		parts = append(parts, s.Addr.String())
 	}
 	if set.Count == 0 {
-		return 0, nil
+		return 0
 	}
 	set.Ident = ident(parts...)
 	slot, _, err := d.natsets.get(set.Ident, d.sweeps)
 	if err != nil {
-		return 0, err
+		p.fail(rs.Key, "%w", err)
+		return 0
 	}
 	p.keepNatsets[set.Ident] = true
 	p.natsets[slot] = set
-	return slot, nil
+	return slot
 }
 
 func ruleIdent(ruleSet, rule string) uint64 { return ident("rule", ruleSet, rule) }
 
+// planRule enters a rule with its targets. An error leaves out the whole rule.
 func (d *Dataplane) planRule(p *plan, rs *RuleSet, r *Rule, service, nat uint32) error {
+	if err := p.checkRule(rs, r, service); err != nil {
+		return err
+	}
 	id := ruleIdent(rs.Key, r.Key)
-	if p.keepRules[id] {
-		return fmt.Errorf("compile rule set %s: rule %s is there twice", rs.Key, r.Key)
-	}
-	if r.Port == 0 != (r.Protocol == ProtocolAll) {
-		return fmt.Errorf("compile rule %s of %s: port %d with protocol %d", r.Key, rs.Key, r.Port, r.Protocol)
-	}
-	p.keepRules[id] = true
 	slot, _, err := d.rules.get(id, d.sweeps)
 	if err != nil {
 		return err
 	}
+	p.keepRules[id] = true
 	rule := bpfRule{Ident: id, Service: service, Nat: nat, BackendPort: portOrder(r.BackendPort), Distribution: uint8(r.Distribution)}
 	table := members{port: strconv.Itoa(int(r.BackendPort)), list: make([]member, 0, len(r.Targets))}
 	idents := newBackendIdents(rs, r)
 	p.targets[slot] = make([]uint32, 0, len(r.Targets))
 	for i := range r.Targets {
-		if err := d.planTarget(p, rs, r, &r.Targets[i], slot, &idents, &table); err != nil {
-			return err
+		at, err := d.planTarget(p, rs, r, &r.Targets[i], slot, &idents, &table)
+		if err != nil {
+			p.fail(rs.Key, "backend %s of rule %s is left out: %w", r.Targets[i].Addr, shortRule(rs, r), err)
 		}
+		p.targets[slot] = append(p.targets[slot], at)
 	}
-	protocol := r.Protocol
+	if !r.Proxy {
+		p.enterRule(ruleKey(service, r, r.Protocol), slot, rule, table)
+		return nil
+	}
+	proxied, listener := rule, members{}
+	proxied.BackendPort = portOrder(d.inner.Listen.Port())
+	if proxied.Nat, listener, err = d.planListener(p, rs, r, slot); err != nil {
+		return err
+	}
+	p.enterRule(ruleKey(service, r, ProtocolTCP), slot, proxied, listener)
+	if r.Protocol == ProtocolAll {
+		// UDP of every port passes plain, to the same backends; TCP has its own rule before it.
+		return d.planPlain(p, rs, r, rule, table)
+	}
+	return nil
+}
+
+// checkRule refuses what the kernel's tables have no place for, before anything of the rule is entered.
+func (p *plan) checkRule(rs *RuleSet, r *Rule, service uint32) error {
+	if p.keepRules[ruleIdent(rs.Key, r.Key)] {
+		return errors.New("there are two rules with this name")
+	}
+	if r.Port == 0 != (r.Protocol == ProtocolAll) {
+		return fmt.Errorf("port %d with protocol %d", r.Port, r.Protocol)
+	}
+	protocols := []Protocol{r.Protocol}
 	if r.Proxy {
-		if r.Protocol == ProtocolAll {
-			// UDP of every port passes plain, to the same backends; TCP has a rule of its own before it.
-			protocol = ProtocolTCP
-			if err := d.planPlain(p, rs, r, rule, table); err != nil {
-				return err
-			}
-		}
-		if rule.Nat, table, err = d.planListener(p, rs, r, slot); err != nil {
-			return err
-		}
-		rule.BackendPort = portOrder(d.inner.Listen.Port())
+		protocols = append(protocols, ProtocolTCP)
 	}
-	return p.enterRule(rs, r, protocol, slot, rule, table)
+	for _, protocol := range protocols {
+		if other, taken := p.ruleIndex[ruleKey(service, r, protocol)]; taken {
+			for i := range rs.Rules {
+				if p.rules[other.Rule].Ident == ruleIdent(rs.Key, rs.Rules[i].Key) {
+					return fmt.Errorf("rule %s is for port %d of protocol %d already", shortRule(rs, &rs.Rules[i]), r.Port, protocol)
+				}
+			}
+			return fmt.Errorf("another rule is for port %d of protocol %d already", r.Port, protocol)
+		}
+	}
+	return nil
 }
 
 // planPlain makes the rule for what a proxied rule for all ports does not send through the splice path.
 func (d *Dataplane) planPlain(p *plan, rs *RuleSet, r *Rule, rule bpfRule, table members) error {
 	rule.Ident = ident("rule", rs.Key, r.Key, "plain")
-	p.keepRules[rule.Ident] = true
 	slot, _, err := d.rules.get(rule.Ident, d.sweeps)
 	if err != nil {
 		return err
 	}
-	return p.enterRule(rs, r, ProtocolAll, slot, rule, table)
+	p.keepRules[rule.Ident] = true
+	p.enterRule(ruleKey(rule.Service, r, ProtocolAll), slot, rule, table)
+	return nil
 }
 
-// enterRule makes a rule answer for a protocol on its port.
-func (p *plan) enterRule(rs *RuleSet, r *Rule, protocol Protocol, slot uint32, rule bpfRule, table members) error {
-	key := bpfRuleKey{Service: rule.Service, Port: portOrder(r.Port), Proto: uint8(protocol)}
-	if _, ok := p.ruleIndex[key]; ok {
-		return fmt.Errorf("compile rule set %s: two rules for protocol %d port %d", rs.Key, protocol, r.Port)
-	}
+// ruleKey is where a packet looks for a rule.
+func ruleKey(service uint32, r *Rule, protocol Protocol) bpfRuleKey {
+	return bpfRuleKey{Service: service, Port: portOrder(r.Port), Proto: uint8(protocol)}
+}
+
+// enterRule makes a rule answer where packets look for it; checkRule has seen that the place is free.
+func (p *plan) enterRule(key bpfRuleKey, slot uint32, rule bpfRule, table members) {
 	p.ruleIndex[key] = bpfRuleRef{Key: key, Rule: slot}
 	rule.Balance = table.signature()
 	p.tables[slot] = table
 	p.rules[slot] = rule
-	return nil
 }
 
-// planTarget enters a backend, and puts it into the rule's table if it may take new flows.
-func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule uint32, idents *backendIdents, table *members) error {
+// planTarget enters a backend and returns its slot, and puts it into the rule's table if it may take new flows.
+func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule uint32, idents *backendIdents, table *members) (uint32, error) {
 	if !t.Addr.Is4() {
-		return fmt.Errorf("compile rule %s of %s: target %s is no IPv4 address", r.Key, rs.Key, t.Addr)
+		return 0, errors.New("no IPv4 address")
 	}
 	reach := p.reaches[rs.Network]
 	id, name := idents.of(t)
@@ -378,15 +435,14 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule ui
 	}
 	slot, _, err := d.backends.get(b.Ident, d.sweeps)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	p.keepBackends[b.Ident] = true
 	p.backends[slot] = b
-	p.targets[rule] = append(p.targets[rule], slot)
 	if resolved && t.Healthy && !t.NoNew {
 		table.list = append(table.list, member{t.Pool, t.Addr, max(t.Weight, 1), slot, id, name})
 	}
-	return nil
+	return slot, nil
 }
 
 // idleTCP is the timeout of a rule's flows. A proxied connection is ended by the splice, whose resets
@@ -407,9 +463,7 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 	for _, a := range d.inner.Sources {
 		set.Sources = append(set.Sources, Source{Addr: a})
 	}
-	if nat, err = d.planNatset(p, set); err != nil {
-		return 0, members{}, err
-	}
+	nat = d.planNatset(p, set)
 	b := bpfBackend{
 		Ident: ident("backend", rs.Key, r.Key, d.inner.Network, d.inner.Listen.String()),
 		Addr:  netOrder(d.inner.Listen.Addr()), Port: portOrder(d.inner.Listen.Port()), Vnet: p.vnets[d.inner.Network],
@@ -434,9 +488,9 @@ func (d *Dataplane) planListener(p *plan, rs *RuleSet, r *Rule, rule uint32) (na
 
 // planRetired keeps backends that their rule no longer chooses, for their flows, while the rule and the
 // pool's member are still there. What they are stands in the kernel, so that a restart knows them too.
-func (d *Dataplane) planRetired(p *plan) error {
+func (d *Dataplane) planRetired(p *plan) {
 	if d.backends.used() == len(p.keepBackends) {
-		return nil // all are chosen
+		return // all are chosen
 	}
 	type member struct {
 		pool uint32
@@ -453,7 +507,9 @@ func (d *Dataplane) planRetired(p *plan) error {
 	for _, rs := range p.state.RuleSets {
 		for _, r := range rs.Rules {
 			for _, t := range r.Targets {
-				all[member{p.pools[t.Pool], netOrder(t.Addr)}] = true
+				if t.Addr.Is4() {
+					all[member{p.pools[t.Pool], netOrder(t.Addr)}] = true
+				}
 			}
 		}
 	}
@@ -478,57 +534,77 @@ func (d *Dataplane) planRetired(p *plan) error {
 		}
 		p.backends[slot] = b
 	})
-	return nil
 }
 
-func (d *Dataplane) planLinks(p *plan) error {
+func (d *Dataplane) planLinks(p *plan) {
+	room := int(d.k.maps[mapAddresses].MaxEntries())
 	for _, l := range p.state.Links {
-		if l.Network == "" {
-			continue
-		}
-		id := ident("link", l.Key)
-		if p.keepLinks[id] {
-			return fmt.Errorf("compile links: %s is there twice", l.Key)
-		}
-		service, ok := p.services[l.RuleSet]
-		if !ok && l.RuleSet != "" {
-			return fmt.Errorf("compile link %s: no rule set %s", l.Key, l.RuleSet)
-		}
-		p.keepLinks[id] = true
-		slot, _, err := d.links.get(id, d.sweeps)
+		at, err := p.place(l.Network, l.Addr)
 		if err != nil {
-			return err
+			continue // planClaims said so, or it has no address yet
 		}
-		entry := bpfLink{
-			Ident: id, LinkId: l.ID, State: uint8(l.State), Service: service, MaxFlows: l.MaxFlows,
-			Addr: netOrder(l.Addr), Vnet: p.vnets[l.Network], Epoch: uint16(l.Epoch),
+		if err := d.planLink(p, &l, at, room); err != nil {
+			p.fail(l.Key, "%w", err)
 		}
-		if entry.MaxFlows == 0 {
-			entry.MaxFlows = max(1, d.k.config.load(0).MaxPairs/4)
-		}
-		p.links[slot] = entry
-		kind := bpfAddressKindADDR_ENDPOINT
-		if l.Frontend {
-			kind = bpfAddressKindADDR_FRONTEND
-		}
-		key := neigh.Key{VNet: entry.Vnet, Addr: l.Addr}
-		if old, ok := p.addresses[addressKey(key)]; ok && old.Link != 0 {
-			return fmt.Errorf("compile link %s: %s in %s belongs to another link", l.Key, l.Addr, l.Network)
-		}
-		p.addresses[addressKey(key)] = d.address(key, kind, slot)
 	}
 	// Peers last: what a network has itself goes before what its peers have.
 	for _, l := range p.state.Links {
+		slot := d.links.find(ident("link", l.Key))
+		if _, planned := p.links[slot]; !planned {
+			continue
+		}
 		for _, peer := range l.Peers {
 			vnet, ok := p.vnets[peer]
 			if !ok {
 				continue // a peering to a network that is not on this node
 			}
 			key := bpfAddressKey{Addr: netOrder(l.Addr), Vnet: vnet}
-			if _, ok := p.addresses[key]; !ok {
-				p.addresses[key] = bpfAddress{Key: key, Link: d.links.find(ident("link", l.Key)), Kind: uint8(bpfAddressKindADDR_PEERED)}
+			if _, ok := p.addresses[key]; ok {
+				continue
 			}
+			if len(p.addresses) >= room {
+				p.fail(l.Key, "it cannot be reached from network %s: all %d addresses are in use", peer, room)
+				break
+			}
+			p.addresses[key] = bpfAddress{Key: key, Link: slot, Kind: uint8(bpfAddressKindADDR_PEERED)}
 		}
 	}
+}
+
+// planLink enters a link and its address. An error leaves out both.
+func (d *Dataplane) planLink(p *plan, l *Link, at neigh.Key, room int) error {
+	id := ident("link", l.Key)
+	if p.keepLinks[id] {
+		return errors.New("there are two links with this name")
+	}
+	service, ok := p.services[l.RuleSet]
+	if !ok && l.RuleSet != "" {
+		return fmt.Errorf("there is no rule set %s", l.RuleSet)
+	}
+	key := addressKey(at)
+	switch old, ok := p.addresses[key]; {
+	case ok && old.Link != 0:
+		return fmt.Errorf("%s in %s belongs to another link", l.Addr, l.Network)
+	case !ok && len(p.addresses) >= room:
+		return fmt.Errorf("all %d addresses are in use", room)
+	}
+	slot, _, err := d.links.get(id, d.sweeps)
+	if err != nil {
+		return err
+	}
+	p.keepLinks[id] = true
+	entry := bpfLink{
+		Ident: id, LinkId: l.ID, State: uint8(l.State), Service: service, MaxFlows: l.MaxFlows,
+		Addr: netOrder(l.Addr), Vnet: at.VNet, Epoch: uint16(l.Epoch),
+	}
+	if entry.MaxFlows == 0 {
+		entry.MaxFlows = max(1, d.k.config.load(0).MaxPairs/4)
+	}
+	p.links[slot] = entry
+	kind := bpfAddressKindADDR_ENDPOINT
+	if l.Frontend {
+		kind = bpfAddressKindADDR_FRONTEND
+	}
+	p.addresses[key] = d.address(at, kind, slot)
 	return nil
 }

@@ -24,9 +24,12 @@ type hop struct {
 }
 
 // planReach notes for every network how its backends are reached.
-func (d *Dataplane) planReach(p *plan) error {
+func (d *Dataplane) planReach(p *plan) {
 	for i := range p.state.Networks {
 		n := &p.state.Networks[i]
+		if _, ok := p.vnets[n.Key]; !ok {
+			continue
+		}
 		r := &reach{vnet: p.vnets[n.Key], prefixes: n.Prefixes, sender: netip.IPv4Unspecified()}
 		for _, port := range p.ports[r.vnet] {
 			r.ports = append(r.ports, port.Port)
@@ -56,7 +59,6 @@ func (d *Dataplane) planReach(p *plan) error {
 			}
 		}
 	}
-	return nil
 }
 
 // direct says whether addr is looked for itself: it lies in a subnet.

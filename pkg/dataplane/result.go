@@ -19,6 +19,15 @@ type Result struct {
 	Attachments []AttachmentStatus
 	// Unresolved are targets for which nobody answered ARP; they take no new flows.
 	Unresolved []Address
+	// Failed are the networks, pools, rule sets and links that the kernel does not have, or not all of: what in them
+	// has no place in its tables was left out.
+	Failed []Failure
+}
+
+// Failure is why something of the State is not in the kernel as it should be.
+type Failure struct {
+	Key    string // of the network, pool, rule set or link
+	Reason string
 }
 
 // Address is an IPv4 address in a network.
