@@ -88,9 +88,10 @@ type JournalEntry struct {
 	Principal string    `json:"principal"`
 	Tenant    string    `json:"tenant,omitempty"`
 	From      string    `json:"from,omitempty"`
-	// Action is create, change or delete.
+	// Action is create, change, delete or restore. Before and After of a restore are the revisions and last entries of the state
+	// that was replaced and of the backup.
 	Action string `json:"action"`
-	// Target is a resource id, or the path of what access control knows: /privlink/principals/NAME.
+	// Target is a resource id, or the path of what has none: /privlink/principals/NAME, /privlink/restore.
 	Target string          `json:"target"`
 	Before json.RawMessage `json:"before,omitempty"`
 	After  json.RawMessage `json:"after,omitempty"`

@@ -321,7 +321,7 @@ func TestLinkID_SurvivesRestartAndRestore(t *testing.T) {
 	w.restart()
 	w.put(theEndpoint, "%s", endpointDoc(service.Properties.Alias, ""))
 	second := w.link(theEndpoint).ID
-	must(t, w.Restore(context.Background(), &backup))
+	must(t, w.Restore(context.Background(), operator(), &backup))
 	w.sync()
 	w.put(theEndpoint, "%s", endpointDoc(service.Properties.Alias, ""))
 	third := w.link(theEndpoint).ID

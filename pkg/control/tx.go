@@ -2,11 +2,9 @@ package control
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -225,36 +223,5 @@ func (c *Controller) reload(ctx context.Context) error {
 		return err
 	}
 	c.view = v
-	return nil
-}
-
-// Backup writes a consistent copy of the store while the daemon runs.
-func (c *Controller) Backup(ctx context.Context, w io.Writer) error {
-	return c.options.Store.Backup(ctx, w)
-}
-
-// Restore replaces everything by a backup, and the kernel follows. LinkIDs given since the backup stay used.
-func (c *Controller) Restore(ctx context.Context, r io.Reader) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	given, entries := c.view.linkIDs, c.view.journal
-	if _, err := c.options.Store.Restore(ctx, r); err != nil {
-		return err
-	}
-	if err := c.reload(ctx); err != nil {
-		return err
-	}
-	// Numbers given since the backup stay given.
-	fix := store.Txn{Put: []store.Entry{
-		{Key: keyLinkIDs, Value: binary.BigEndian.AppendUint64(nil, max(given, c.view.linkIDs))},
-		{Key: keyJournal, Value: binary.BigEndian.AppendUint64(nil, max(entries, c.view.journal))},
-	}}
-	if _, err := c.options.Store.Commit(ctx, fix); err != nil {
-		return err
-	}
-	if err := c.reload(ctx); err != nil {
-		return err
-	}
-	c.wake()
 	return nil
 }

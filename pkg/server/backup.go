@@ -26,7 +26,7 @@ func (s *Server) backup(r *request) (*response, error) {
 // restore replaces the whole state with a backup, and the kernel follows.
 func (s *Server) restore(r *request) (*response, error) {
 	body := http.MaxBytesReader(r.writer, r.Body, maxBackup)
-	err := s.options.Controller.Restore(r.Context(), body)
+	err := s.options.Controller.Restore(r.Context(), r.actor, body)
 	if errors.Is(err, store.ErrDamaged) || errors.Is(err, store.ErrSchema) {
 		return nil, api.NewError(http.StatusBadRequest, api.CodeInvalidRequest, "", "%v", err)
 	}

@@ -170,11 +170,10 @@ func (b *Bolt) Revision(context.Context) (rev uint64, err error) {
 // Get implements Store.
 func (b *Bolt) Get(_ context.Context, key string) (e Entry, err error) {
 	err = b.db.View(func(tx *bbolt.Tx) error {
-		v := tx.Bucket(entriesBucket()).Get([]byte(key))
-		if v == nil {
+		var ok bool
+		if e, ok = (boltReader{tx}).Get(key); !ok {
 			return fmt.Errorf("get %s: %w", key, ErrNotFound)
 		}
-		e = entry([]byte(key), v)
 		return nil
 	})
 	return e, err
@@ -183,14 +182,31 @@ func (b *Bolt) Get(_ context.Context, key string) (e Entry, err error) {
 // List implements Store.
 func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, rev uint64, err error) {
 	err = b.db.View(func(tx *bbolt.Tx) error {
-		rev = revision(tx)
-		c := tx.Bucket(entriesBucket()).Cursor()
-		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-			list = append(list, entry(k, v))
-		}
+		rev, list = revision(tx), boltReader{tx}.List(prefix)
 		return nil
 	})
 	return list, rev, err
+}
+
+// boltReader is the store as a transaction sees it.
+type boltReader struct{ tx *bbolt.Tx }
+
+// Revision implements Reader.
+func (r boltReader) Revision() uint64 { return revision(r.tx) }
+
+// Get implements Reader.
+func (r boltReader) Get(key string) (Entry, bool) {
+	v := r.tx.Bucket(entriesBucket()).Get([]byte(key))
+	return entry([]byte(key), v), v != nil
+}
+
+// List implements Reader.
+func (r boltReader) List(prefix string) (list []Entry) {
+	c := r.tx.Bucket(entriesBucket()).Cursor()
+	for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+		list = append(list, entry(k, v))
+	}
+	return list
 }
 
 // Commit implements Store. bbolt writes the pages, syncs, writes the root and syncs again.
@@ -199,7 +215,7 @@ func (b *Bolt) Commit(ctx context.Context, t Txn) (uint64, error) {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
 	var rev uint64
-	keys := make([]string, 0, len(t.Put)+len(t.Delete))
+	var keys []string
 	err := b.db.Update(func(tx *bbolt.Tx) error {
 		entries := tx.Bucket(entriesBucket())
 		for _, c := range t.If {
@@ -208,17 +224,9 @@ func (b *Bolt) Commit(ctx context.Context, t Txn) (uint64, error) {
 			}
 		}
 		rev = revision(tx) + 1
-		for _, e := range t.Put {
-			if err := entries.Put([]byte(e.Key), append(number(rev), e.Value...)); err != nil {
-				return fmt.Errorf("put %s: %w", e.Key, err)
-			}
-			keys = append(keys, e.Key)
-		}
-		for _, key := range t.Delete {
-			if err := entries.Delete([]byte(key)); err != nil {
-				return fmt.Errorf("delete %s: %w", key, err)
-			}
-			keys = append(keys, key)
+		var err error
+		if keys, err = write(entries, rev, t); err != nil {
+			return err
 		}
 		return tx.Bucket(metaBucket()).Put(revisionKey(), number(rev))
 	})
@@ -230,6 +238,24 @@ func (b *Bolt) Commit(ctx context.Context, t Txn) (uint64, error) {
 	}
 	b.watchers.notify(rev, keys)
 	return rev, nil
+}
+
+// write does what a transaction says, whose conditions hold, and names the keys it touched.
+func write(entries *bbolt.Bucket, rev uint64, t Txn) ([]string, error) {
+	keys := make([]string, 0, len(t.Put)+len(t.Delete))
+	for _, e := range t.Put {
+		if err := entries.Put([]byte(e.Key), append(number(rev), e.Value...)); err != nil {
+			return keys, fmt.Errorf("put %s: %w", e.Key, err)
+		}
+		keys = append(keys, e.Key)
+	}
+	for _, key := range t.Delete {
+		if err := entries.Delete([]byte(key)); err != nil {
+			return keys, fmt.Errorf("delete %s: %w", key, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // Watch implements Store.
@@ -251,7 +277,7 @@ func (b *Bolt) Backup(_ context.Context, w io.Writer) error {
 
 // Restore implements Store. The backup is checked as a whole before anything is replaced. The revision goes
 // on from whichever is higher, so that nobody takes a restored entry for an older one.
-func (b *Bolt) Restore(_ context.Context, r io.Reader) (uint64, error) {
+func (b *Bolt) Restore(_ context.Context, r io.Reader, amend Amend) (uint64, error) {
 	file, err := os.CreateTemp(filepath.Dir(b.db.Path()), "restore-*")
 	if err != nil {
 		return 0, fmt.Errorf("restore store: %w", err)
@@ -273,6 +299,13 @@ func (b *Bolt) Restore(_ context.Context, r io.Reader) (uint64, error) {
 	keys := map[string]bool{}
 	err = from.View(func(src *bbolt.Tx) error {
 		return b.db.Update(func(tx *bbolt.Tx) error {
+			var more Txn
+			if amend != nil {
+				var err error
+				if more, err = amend(boltReader{src}, boltReader{tx}); err != nil {
+					return err
+				}
+			}
 			err := tx.Bucket(entriesBucket()).ForEach(func(k, _ []byte) error { keys[string(k)] = true; return nil })
 			if err != nil {
 				return err
@@ -289,6 +322,13 @@ func (b *Bolt) Restore(_ context.Context, r io.Reader) (uint64, error) {
 				keys[string(k)] = true
 				return entries.Put(k, append(number(rev), entry(k, v).Value...))
 			})
+			if err != nil {
+				return err
+			}
+			written, err := write(entries, rev, more)
+			for _, key := range written {
+				keys[key] = true
+			}
 			if err != nil {
 				return err
 			}

@@ -174,13 +174,13 @@ func TestBolt_BackupAndRestore_WhileRunning(t *testing.T) {
 	}
 	put("a", "new")
 	put("b", "new")
-	if _, err := b.Restore(ctx, strings.NewReader("nonsense")); !errors.Is(err, ErrDamaged) || strings.Contains(err.Error(), "move the file") {
+	if _, err := b.Restore(ctx, strings.NewReader("nonsense"), nil); !errors.Is(err, ErrDamaged) || strings.Contains(err.Error(), "move the file") {
 		t.Errorf("restore of nonsense: %v", err)
 	}
 	if e, err := b.Get(ctx, "a"); err != nil || string(e.Value) != "new" {
 		t.Errorf("a refused restore changed the store: %v %v", e, err)
 	}
-	rev, err := b.Restore(ctx, &backup)
+	rev, err := b.Restore(ctx, &backup, nil)
 	if err != nil || rev != 4 {
 		t.Fatalf("restore: revision %d, %v", rev, err)
 	}

@@ -23,8 +23,9 @@ type Store interface {
 	Watch(ctx context.Context, prefix string) <-chan Change
 	// Backup writes a consistent copy of the whole store while others use it.
 	Backup(ctx context.Context, w io.Writer) error
-	// Restore replaces all entries with those of a backup, in one Commit.
-	Restore(ctx context.Context, r io.Reader) (uint64, error)
+	// Restore replaces all entries with those of a backup and does what amend says after seeing both, in one Commit;
+	// conditions are not looked at. An error of amend's changes nothing. amend may be nil.
+	Restore(ctx context.Context, r io.Reader, amend Amend) (uint64, error)
 	// Close gives the store back. Nothing is lost without it.
 	Close() error
 }
@@ -41,6 +42,19 @@ type Txn struct {
 	If     []Condition
 	Put    []Entry // Revision is ignored
 	Delete []string
+}
+
+// Amend says what a Restore writes beside the backup's entries.
+type Amend func(backup, present Reader) (Txn, error)
+
+// Reader is a store at one moment.
+type Reader interface {
+	// Revision is that of the last Commit.
+	Revision() uint64
+	// Get returns the entry of a key, and whether there is one.
+	Get(key string) (Entry, bool)
+	// List returns the entries whose keys begin with prefix, in the order of keys.
+	List(prefix string) []Entry
 }
 
 // Condition holds if the entry of Key has this revision; 0: if there is none.
