@@ -157,6 +157,8 @@ func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
 	}{
 		{consumer, "service show " + service, exitNotFound},
 		{consumer, "service show " + strings.Replace(service, "shop", "none", 1), exitNotFound},
+		{consumer, "service delete " + service, exitNotFound},
+		{consumer, "service delete " + strings.Replace(service, "shop", "none", 1), exitNotFound},
 		{provider, "endpoint show " + endpoint, exitNotFound},
 		{provider, "vnet attach datacenter --interface eth2", exitRefused},
 		{consumer, "role create --principal consumer --role Owner --scope /subscriptions/sub-c", exitRefused},
@@ -169,8 +171,6 @@ func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
 			t.Errorf("%s: %v, want exit code %d\n%s", c.line, err, c.code, out)
 		}
 	}
-	// To who may not know of it a service does not exist, so deleting it succeeds, and does nothing.
-	must(consumer("service delete " + service))
 	must(provider("service show shop"))
 	if flows := must(consumer("flow list")); strings.Contains(flows, "10.0.0.4") {
 		t.Errorf("the consumer sees the provider's backend:\n%s", flows)

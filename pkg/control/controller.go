@@ -41,7 +41,9 @@ type Options struct {
 	Retry time.Duration
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
-	Log logrus.FieldLogger
+	// Looked is told of each look at what the store has, before it; nil where nobody counts them. It must not block.
+	Looked func()
+	Log    logrus.FieldLogger
 }
 
 // Controller is the control plane of a node. Its methods are safe for use by several goroutines.
@@ -49,7 +51,7 @@ type Controller struct {
 	options Options
 
 	// mu guards everything below. Readers take it shared; transactions keep it during the commit.
-	mu   sync.RWMutex
+	mu   lock
 	view *view
 	// result is what the dataplane said last, applyErr why the last Apply failed.
 	result   dataplane.Result
@@ -70,6 +72,30 @@ type Controller struct {
 
 	// work holds one token while the State may have to be applied.
 	work chan struct{}
+}
+
+// lock is an RWMutex that tells of each look at what it guards.
+type lock struct {
+	sync.RWMutex
+	looked func() // or nil
+}
+
+// RLock locks for reading.
+func (l *lock) RLock() {
+	l.look()
+	l.RWMutex.RLock()
+}
+
+// Lock locks for writing.
+func (l *lock) Lock() {
+	l.look()
+	l.RWMutex.Lock()
+}
+
+func (l *lock) look() {
+	if l.looked != nil {
+		l.looked()
+	}
 }
 
 const (
@@ -100,7 +126,7 @@ func New(ctx context.Context, o Options) (*Controller, error) {
 	if o.Log == nil {
 		o.Log = logrus.StandardLogger()
 	}
-	c := &Controller{options: o, shun: map[place]time.Time{}, served: map[place]bool{}, changed: make(chan struct{}), work: make(chan struct{}, 1)}
+	c := &Controller{options: o, mu: lock{looked: o.Looked}, shun: map[place]time.Time{}, served: map[place]bool{}, changed: make(chan struct{}), work: make(chan struct{}, 1)}
 	if err := c.load(ctx); err != nil {
 		return nil, err
 	}

@@ -12,27 +12,7 @@ import (
 	"github.com/privlink/privlink/pkg/auth"
 )
 
-// Access control: subscriptions, principals, tokens, roles, and the journal of what was changed. The Controller decides
-// who may do what.
-
-// accessOperations are their routes.
-func (s *Server) accessOperations() []route {
-	return []route{
-		{method: http.MethodGet, path: "/privlink/subscriptions", handle: s.listSubscriptions},
-		{method: http.MethodPut, path: "/privlink/subscriptions/{name}", handle: s.putSubscription},
-		{method: http.MethodDelete, path: "/privlink/subscriptions/{name}", handle: s.deleteAccess(s.options.Controller.DeleteSubscription)},
-		{method: http.MethodGet, path: "/privlink/principals", handle: s.listPrincipals},
-		{method: http.MethodPut, path: "/privlink/principals/{name}", handle: s.putPrincipal},
-		{method: http.MethodDelete, path: "/privlink/principals/{name}", handle: s.deleteAccess(s.options.Controller.DeletePrincipal)},
-		{method: http.MethodGet, path: "/privlink/tokens", handle: s.listTokens},
-		{method: http.MethodPost, path: "/privlink/tokens", handle: s.createToken},
-		{method: http.MethodDelete, path: "/privlink/tokens/{name}", handle: s.deleteAccess(s.options.Controller.DeleteToken)},
-		{method: http.MethodGet, path: "/privlink/roles", handle: s.listRoles},
-		{method: http.MethodPost, path: "/privlink/roles", handle: s.createRole},
-		{method: http.MethodDelete, path: "/privlink/roles/{name}", handle: s.deleteAccess(s.options.Controller.DeleteRole)},
-		{method: http.MethodGet, path: "/privlink/journal", handle: s.readJournal},
-	}
-}
+// Access control: subscriptions, principals, tokens, roles, and the journal of what was changed.
 
 // wholeList answers with all values in their order.
 func wholeList[T any](r *request, values []T, err error) (*response, error) {

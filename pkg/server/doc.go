@@ -2,9 +2,11 @@
 // socket always and on TCP with TLS where configured.
 //
 // Invariants:
-//   - Every request goes through one road (road.go): route, caller, authorisation, api-version,
-//     body limits, handler, answer. A handler is only reached by a caller who may do what its
-//     route says, and authorisation is decided before the store is asked whether a thing exists.
+//   - Every request goes through one road (road.go): caller, route, api-version, authorisation,
+//     handler with body limits, answer. The table of routes (operations.go) says what each is about
+//     and what it takes; a handler is only reached by a caller who may do that, and this is decided
+//     before the store is asked whether a thing exists. The Controller checks again, for what a body
+//     names and for its other callers.
 //   - Paths compare without case, ids keep the spelling of the request that made them.
 //   - What is quick is answered at once; what is not has an absolute URL to poll, which needs no
 //     memory of the server's and outlives its restart.

@@ -74,24 +74,33 @@ func (o operation) begin(r *request, location string) map[string]string {
 	return header
 }
 
-func readOperation(r *request) (operation, error) {
+// readOperation is the operation that the path names, and the resource it changes.
+func readOperation(r *request) (operation, api.ID, error) {
 	var o operation
 	text, err := base64.RawURLEncoding.DecodeString(r.parameters["operation"])
 	if err == nil {
 		err = json.Unmarshal(text, &o)
 	}
 	if err != nil {
-		return o, api.NewError(http.StatusNotFound, api.CodeNotFound, "", "there is no such operation")
+		return o, api.ID{}, noOperation()
 	}
-	return o, nil
-}
-
-// state is how far the operation is, for who may read its resource.
-func (s *Server) state(r *request, o operation) (operationBody, error) {
-	body := operationBody{Name: r.parameters["operation"], ID: r.URL.Path, Status: inProgress}
 	id, err := api.ParseID(o.ID, api.ID{})
 	if err != nil {
-		return body, api.NewError(http.StatusNotFound, api.CodeNotFound, "", "there is no such operation")
+		return o, id, noOperation()
+	}
+	return o, id, nil
+}
+
+func noOperation() error {
+	return api.NewError(http.StatusNotFound, api.CodeNotFound, "", "there is no such operation")
+}
+
+// state is how far the operation is.
+func (s *Server) state(r *request) (operationBody, error) {
+	body := operationBody{Name: r.parameters["operation"], ID: r.URL.Path, Status: inProgress}
+	o, id, err := readOperation(r)
+	if err != nil {
+		return body, err
 	}
 	resource, err := s.options.Controller.Get(r.Context(), r.actor, id)
 	switch {
@@ -134,11 +143,7 @@ func failureReason(r api.Resource) string {
 }
 
 func (s *Server) getOperation(r *request) (*response, error) {
-	o, err := readOperation(r)
-	if err != nil {
-		return nil, err
-	}
-	body, err := s.state(r, o)
+	body, err := s.state(r)
 	if err != nil {
 		return nil, err
 	}
@@ -150,11 +155,7 @@ func (s *Server) getOperation(r *request) (*response, error) {
 }
 
 func (s *Server) getOperationResult(r *request) (*response, error) {
-	o, err := readOperation(r)
-	if err != nil {
-		return nil, err
-	}
-	body, err := s.state(r, o)
+	body, err := s.state(r)
 	switch {
 	case err != nil:
 		return nil, err

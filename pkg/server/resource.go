@@ -124,8 +124,6 @@ func (s *Server) deleteResource(kind api.Kind) func(*request) (*response, error)
 		}
 		outcome, err := s.options.Controller.Delete(r.Context(), r.actor, id, control.DeleteOptions{Cascade: flag(r, "cascade")}, conditionsOf(r))
 		switch {
-		case api.IsNotFound(err):
-			return &response{status: http.StatusNoContent}, nil
 		case err != nil:
 			return nil, err
 		case outcome.Before == nil:

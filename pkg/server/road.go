@@ -76,16 +76,16 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) (*response, erro
 	if err != nil {
 		return nil, err
 	}
-	if found.anyScope {
-		if !actor.May(found.needs, auth.Everything) {
-			return nil, actor.Forbidden(found.needs, found.path)
-		}
-	} else if strings.HasPrefix(found.path, "/subscriptions") {
+	if strings.HasPrefix(found.path, "/subscriptions") {
 		if err := api.CheckVersion(queryValue(r.URL.Query(), "api-version")); err != nil {
 			return nil, err
 		}
 	}
-	return found.handle(&request{Request: r, server: s, writer: w, actor: actor, parameters: parameters})
+	asked := &request{Request: r, server: s, writer: w, actor: actor, parameters: parameters}
+	if err := found.on(asked, found.needs); err != nil {
+		return nil, err
+	}
+	return found.handle(asked)
 }
 
 // refuse answers an error. What is not the caller's fault is logged with its cause and told without.

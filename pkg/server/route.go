@@ -14,13 +14,12 @@ import (
 type route struct {
 	method string
 	// path has parameters in braces: "/subscriptions/{subscription}/...". Other parts are compared without case.
-	path   string
+	path string
+	// The caller must be allowed to do what needs says on this.
+	on     scope
+	needs  auth.Action
 	handle func(*request) (*response, error)
-	// anyScope routes are not about a resource, which the Controller authorises by its id: the caller must be allowed to do
-	// what needs says to everything.
-	anyScope bool
-	needs    auth.Action
-	parts    []string
+	parts  []string
 }
 
 // routes finds the operation of a request.

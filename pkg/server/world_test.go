@@ -27,7 +27,7 @@ type world struct {
 	t          testing.TB
 	url        string
 	controller *control.Controller
-	store      *counted
+	store      store.Store
 	hold       sync.RWMutex // held for writing: the kernel does not agree
 	tokens     map[string]string
 	options    Options
@@ -37,33 +37,6 @@ func (w *world) Apply(_ context.Context, s dataplane.State) (dataplane.Result, e
 	w.hold.RLock()
 	defer w.hold.RUnlock()
 	return dataplane.Result{Revision: s.Revision}, nil
-}
-
-// counted counts what is read from the store.
-type counted struct {
-	store.Store
-	mu    sync.Mutex
-	reads int
-}
-
-func (c *counted) count() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.reads
-}
-
-func (c *counted) Get(ctx context.Context, key string) (store.Entry, error) {
-	c.mu.Lock()
-	c.reads++
-	c.mu.Unlock()
-	return c.Store.Get(ctx, key)
-}
-
-func (c *counted) List(ctx context.Context, prefix string) ([]store.Entry, uint64, error) {
-	c.mu.Lock()
-	c.reads++
-	c.mu.Unlock()
-	return c.Store.List(ctx, prefix)
 }
 
 // nothing observes nothing.
@@ -82,7 +55,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.store = &counted{Store: kept}
+	w.store = kept
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -198,7 +171,10 @@ const (
 	netPath = rg + "/virtualNetworks/net"
 	netBody = `{"location":"local","properties":{"addressSpace":{"addressPrefixes":["10.0.0.0/16"]},"subnets":[{"name":"a","properties":{"addressPrefix":"10.0.0.0/24"}}]}}`
 	lbPath  = rg + "/loadBalancers/lb"
-	lbBody  = `{"location":"local","sku":{"name":"Standard"},"properties":{"frontendIPConfigurations":[{"name":"f","properties":{"subnet":{"id":"` + netPath + `/subnets/a"}}}],"backendAddressPools":[{"name":"p"}]}}`
+	lbBody  = `{"location":"local","sku":{"name":"Standard"},"properties":{"frontendIPConfigurations":[{"name":"f","properties":{"subnet":{"id":"` + netPath + `/subnets/a"}}}],"backendAddressPools":[{"name":"p"}],
+"probes":[{"name":"up","properties":{"protocol":"Tcp","port":80,"intervalInSeconds":5,"numberOfProbes":2}}],
+"loadBalancingRules":[{"name":"web","properties":{"protocol":"Tcp","frontendPort":80,"backendPort":80,"frontendIPConfiguration":{"id":"` + lbPath + `/frontendIPConfigurations/f"},"backendAddressPool":{"id":"` + lbPath + `/backendAddressPools/p"}}}],
+"inboundNatRules":[{"name":"ssh","properties":{"protocol":"Tcp","frontendPort":22,"backendPort":22,"frontendIPConfiguration":{"id":"` + lbPath + `/frontendIPConfigurations/f"}}}]}}`
 	plsPath = rg + "/privateLinkServices/pls"
 	plsBody = `{"location":"local","properties":{"loadBalancerFrontendIpConfigurations":[{"id":"` + lbPath + `/frontendIPConfigurations/f"}],"ipConfigurations":[{"name":"n","properties":{"subnet":{"id":"` + netPath + `/subnets/a"}}}],"visibility":{"subscriptions":["*"]}}}`
 	pePath  = rg + "/privateEndpoints/pe"
