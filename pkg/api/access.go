@@ -31,7 +31,9 @@ type Token struct {
 	Principal string    `json:"principal"`
 	Created   time.Time `json:"created"`
 	Expires   time.Time `json:"expires,omitzero"` // zero: never
-	Secret    string    `json:"token,omitempty"`
+	// Parent is the token with which its principal asked for this one, which is deleted with it.
+	Parent string `json:"parent,omitempty"`
+	Secret string `json:"token,omitempty"`
 }
 
 // RoleAssignment gives a principal a role on a scope.
@@ -44,7 +46,8 @@ type RoleAssignment struct {
 
 // Limits of access control.
 const (
-	MaxTokens = 100 // of one principal
+	MaxTokens    = 100                        // of one principal
+	MaxTokenLife = 100 * 365 * 24 * time.Hour // of a token that does not live for ever
 )
 
 // Validate checks a subscription's name and tenant.

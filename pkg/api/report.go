@@ -184,7 +184,7 @@ type BatchOutcome struct {
 // TokenRequest is the body that asks for a token.
 type TokenRequest struct {
 	Principal     string `json:"principal"`
-	LifeInSeconds int64  `json:"lifeInSeconds,omitempty"` // 0: for ever
+	LifeInSeconds int64  `json:"lifeInSeconds,omitempty"` // 0: for ever, or asked with a token until that ends
 }
 
 // Journal is a part of the journal. Next is the number to go on from.

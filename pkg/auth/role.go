@@ -3,6 +3,7 @@ package auth
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/privlink/privlink/pkg/api"
 )
@@ -109,6 +110,9 @@ type Actor struct {
 	Tenant    string
 	From      string // where the request came from, for the audit log
 	Grants    []Grant
+	// Token is the id of the token that the actor showed, if any; Expires is when that becomes worthless (zero: never).
+	Token   string
+	Expires time.Time
 }
 
 // Root is the actor that may do everything, as root on the socket at first start.

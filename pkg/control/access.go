@@ -189,13 +189,17 @@ func (c *Controller) PutSubscription(ctx context.Context, who auth.Actor, s api.
 	if err := s.Validate(); err != nil {
 		return s, err
 	}
-	return s, c.update(ctx, who, func(t *tx) error {
+	err := c.update(ctx, who, func(t *tx) error {
 		key := prefixSubscr + strings.ToLower(s.Name)
-		if old := t.view.access.subscriptions[key]; old != nil && old.value == s {
-			return nil
+		if old := t.view.access.subscriptions[key]; old != nil {
+			s.Name = old.value.Name
+			if old.value == s {
+				return nil
+			}
 		}
 		return setEntry(t, t.view.access.subscriptions, key, accessPath+"subscriptions/"+s.Name, &s, same)
 	})
+	return s, err
 }
 
 // Subscriptions lists those in which the actor may read something.
@@ -246,7 +250,10 @@ func (c *Controller) PutPrincipal(ctx context.Context, who auth.Actor, p api.Pri
 	if err := p.Validate(); err != nil {
 		return p, err
 	}
-	return p, c.update(ctx, who, func(t *tx) error {
+	err := c.update(ctx, who, func(t *tx) error {
+		if old := t.view.access.principals[prefixPrincipal+strings.ToLower(p.Name)]; old != nil {
+			p.Name = old.value.Name // as resources do: roles and tokens name it so
+		}
 		for _, other := range values(t.view.access.principals) {
 			if strings.EqualFold(other.Name, p.Name) {
 				continue
@@ -265,6 +272,7 @@ func (c *Controller) PutPrincipal(ctx context.Context, who auth.Actor, p api.Pri
 		}
 		return t.checkOwner()
 	})
+	return p, err
 }
 
 // checkOwner refuses to leave nobody who could repair access: at least one Owner of everything that is not
@@ -329,7 +337,8 @@ const tokenPrefix = "plk_"
 func shownToken(x keptToken) any { return x.Token }
 
 // CreateToken makes a bearer token for a principal: its own, or anybody's for who controls access. life 0 is
-// for ever. Only the answer has the secret.
+// for as long as may be: a token that asks for another of its own principal's is outlived by none, whether it expires or is
+// deleted. Only the answer has the secret.
 func (c *Controller) CreateToken(ctx context.Context, who auth.Actor, principal string, life time.Duration) (api.Token, error) {
 	if !strings.EqualFold(principal, who.Principal) {
 		if err := control(who, auth.Everything); err != nil {
@@ -360,6 +369,20 @@ func (c *Controller) CreateToken(ctx context.Context, who auth.Actor, principal 
 		if life > 0 {
 			made.Expires = t.now.Add(life)
 		}
+		if who.Token != "" && strings.EqualFold(principal, who.Principal) {
+			if t.view.access.tokens[prefixToken+who.Token] == nil {
+				return noSuch("token", who.Token) // deleted just now
+			}
+			made.Parent = who.Token
+			switch {
+			case who.Expires.IsZero():
+			case life == 0:
+				made.Expires = who.Expires
+			case made.Expires.After(who.Expires):
+				return api.NewError(http.StatusForbidden, api.CodeForbidden, "expires", "the token that asks is valid until %s, and so can be at most what it asks for",
+					who.Expires.Format(time.RFC3339))
+			}
+		}
 		text := tokenPrefix + made.ID + "_" + base64.RawURLEncoding.EncodeToString(secret[:])
 		hash := sha256.Sum256([]byte(text))
 		kept := &keptToken{Token: made, Hash: hash[:]}
@@ -385,15 +408,29 @@ func (c *Controller) Tokens(_ context.Context, who auth.Actor) ([]api.Token, err
 	return list, nil
 }
 
-// DeleteToken makes a token worthless at once.
+// DeleteToken makes a token worthless at once, with those that were made with it.
 func (c *Controller) DeleteToken(ctx context.Context, who auth.Actor, id string) error {
 	return c.update(ctx, who, func(t *tx) error {
 		x := t.view.access.tokens[prefixToken+id]
 		if x == nil || !strings.EqualFold(x.value.Principal, who.Principal) && !who.May(auth.Control, auth.Everything) {
 			return noSuch("token", id)
 		}
-		return setEntry(t, t.view.access.tokens, prefixToken+id, accessPath+"tokens/"+id, nil, shownToken)
+		return t.dropToken(id)
 	})
+}
+
+func (t *tx) dropToken(id string) error {
+	if err := setEntry(t, t.view.access.tokens, prefixToken+id, accessPath+"tokens/"+id, nil, shownToken); err != nil {
+		return err
+	}
+	for _, child := range values(t.view.access.tokens) {
+		if child.Parent == id {
+			if err := t.dropToken(child.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // PutRole gives a principal a role on a scope that the actor controls. The same twice is one assignment.
@@ -416,7 +453,7 @@ func (c *Controller) PutRole(ctx context.Context, who auth.Actor, r api.RoleAssi
 		}
 		r.Principal = p.value.Name
 		for _, known := range t.view.access.roles {
-			if k := known.value; k.Principal == r.Principal && k.Role == r.Role && strings.EqualFold(k.Scope, r.Scope) {
+			if k := known.value; strings.EqualFold(k.Principal, r.Principal) && k.Role == r.Role && strings.EqualFold(k.Scope, r.Scope) {
 				r = k
 				return nil
 			}
@@ -464,9 +501,13 @@ func (c *Controller) Identify(_ context.Context, x auth.Credentials) (auth.Actor
 		return auth.Actor{}, api.NewError(http.StatusUnauthorized, api.CodeUnauthorized, "", "who asks is not known here (see `privlink principal create`)")
 	}
 	who := auth.Actor{Principal: known[0].Name, Tenant: known[0].Tenant, From: x.From}
+	if x.Token != "" {
+		kept := c.view.access.tokens[prefixToken+tokenID(x.Token)].value
+		who.Token, who.Expires = kept.ID, kept.Expires
+	}
 	for _, p := range known {
 		for _, r := range values(c.view.access.roles) {
-			if r.Principal == p.Name {
+			if strings.EqualFold(r.Principal, p.Name) {
 				who.Grants = append(who.Grants, auth.Grant{Role: auth.Role(r.Role), Scope: r.Scope})
 			}
 		}
@@ -494,9 +535,14 @@ func (c *Controller) matching(x auth.Credentials) []api.Principal {
 	return list
 }
 
-func (c *Controller) byToken(token string) []api.Principal {
+// tokenID is the id in a token's text.
+func tokenID(token string) string {
 	id, _, _ := strings.Cut(strings.TrimPrefix(token, tokenPrefix), "_")
-	kept := c.view.access.tokens[prefixToken+id]
+	return id
+}
+
+func (c *Controller) byToken(token string) []api.Principal {
+	kept := c.view.access.tokens[prefixToken+tokenID(token)]
 	hash := sha256.Sum256([]byte(token))
 	if kept == nil || subtle.ConstantTimeCompare(hash[:], kept.value.Hash) != 1 {
 		return nil

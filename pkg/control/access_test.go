@@ -88,6 +88,87 @@ func TestAccess_PrincipalsTokensRoles(t *testing.T) {
 	}
 }
 
+// A principal written in another case is the same one, with its roles.
+func TestAccess_PrincipalInAnotherCase_KeepsItsRoles(t *testing.T) {
+	w, ctx := newWorld(t), t.Context()
+	made, err := w.PutPrincipal(ctx, operator(), api.Principal{Name: "ROOT", Tenant: "root", UID: ptr(uint32(0))})
+	if err != nil || made.Name != "root" {
+		t.Errorf("%+v %v", made, err)
+	}
+	check := func() {
+		t.Helper()
+		if who, err := w.Identify(ctx, auth.Credentials{UID: ptr(uint32(0))}); err != nil || who.Principal != "root" || !who.May(auth.Control, auth.Everything) {
+			t.Errorf("root: %+v %v", who, err)
+		}
+	}
+	check()
+	w.restart()
+	check()
+	// A store in which the two differ already.
+	w.view.access.principals[prefixPrincipal+"root"].value.Name = "Root"
+	if who, err := w.Identify(ctx, auth.Credentials{UID: ptr(uint32(0))}); err != nil || !who.May(auth.Control, auth.Everything) {
+		t.Errorf("root, stored in two spellings: %+v %v", who, err)
+	}
+	for _, s := range []string{"Shop", "SHOP"} {
+		if made, err := w.PutSubscription(ctx, operator(), api.Subscription{Name: s, Tenant: s}); err != nil || made.Name != "Shop" {
+			t.Errorf("%+v %v", made, err)
+		}
+	}
+}
+
+// Whoever got hold of a token cannot get one that outlives it.
+func TestAccess_TokenOfAToken_EndsWithIt(t *testing.T) {
+	w, ctx := newWorld(t), t.Context()
+	_, err := w.PutPrincipal(ctx, operator(), api.Principal{Name: "bob", Tenant: "shop"})
+	must(t, err)
+	_, err = w.PutRole(ctx, operator(), api.RoleAssignment{Principal: "bob", Role: "Owner", Scope: "/"})
+	must(t, err)
+	as := func(token api.Token) auth.Actor {
+		t.Helper()
+		who, err := w.Identify(ctx, auth.Credentials{Token: token.Secret})
+		must(t, err)
+		return who
+	}
+	make := func(who auth.Actor, life time.Duration) api.Token {
+		t.Helper()
+		made, err := w.CreateToken(ctx, who, "BOB", life)
+		must(t, err)
+		return made
+	}
+	first := make(operator(), time.Hour)
+	eternal := make(operator(), 0)
+	if !eternal.Expires.IsZero() || eternal.Parent != "" {
+		t.Errorf("by the operator: %+v", eternal)
+	}
+	w.clock.advance(time.Minute)
+	if second := make(as(first), 0); !second.Expires.Equal(first.Expires) || second.Parent != first.ID {
+		t.Errorf("for as long as may be: %+v", second)
+	}
+	if short := make(as(first), time.Minute); !short.Expires.Equal(w.clock.Now().Add(time.Minute)) {
+		t.Errorf("for a minute: %+v", short)
+	}
+	_, err = w.CreateToken(ctx, as(first), "bob", time.Hour)
+	if want := "expires: the token that asks is valid until 2026-01-02T04:04:05Z, and so can be at most what it asks for"; err == nil || err.Error() != want || api.AsError(err).Status != 403 {
+		t.Errorf("for longer: %v", err)
+	}
+	if other, err := w.CreateToken(ctx, as(first), "root", 0); err != nil || !other.Expires.IsZero() {
+		t.Errorf("for another principal, as access control allows: %+v %v", other, err)
+	}
+	child := make(as(eternal), 0)
+	grandchild := make(as(child), 0)
+	gone := as(eternal)
+	must(t, w.DeleteToken(ctx, operator(), eternal.ID))
+	for _, x := range []api.Token{eternal, child, grandchild} {
+		if _, err := w.Identify(ctx, auth.Credentials{Token: x.Secret}); err == nil {
+			t.Errorf("still valid: %+v", x)
+		}
+	}
+	if _, err := w.CreateToken(ctx, gone, "bob", 0); err == nil {
+		t.Error("a token that is gone made another")
+	}
+	as(first) // somebody else's is as before
+}
+
 func TestAccess_LastOwner_Stays(t *testing.T) {
 	w, ctx := newWorld(t), t.Context()
 	const want = "nobody would be Owner of / with a uid, gid or certificate any more"

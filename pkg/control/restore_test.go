@@ -176,9 +176,15 @@ func TestJournal_EveryKindOfWrite_FromBeforeAfter(t *testing.T) {
 			_, err := w.Batch(ctx, by, []Step{{ID: id(theEndpoint)}, {ID: id(theService)}}, false)
 			return err
 		}, [][4]string{{"delete", "pe", "please", "-"}, {"delete", "web", "ipConfigurations", "-"}}},
-		{"subscription registered", func() error { _, err := w.PutSubscription(ctx, by, api.Subscription{Name: "s", Tenant: "t"}); return err },
+		{"subscription registered", func() error {
+			_, err := w.PutSubscription(ctx, by, api.Subscription{Name: "s", Tenant: "t"})
+			return err
+		},
 			[][4]string{{"create", "/privlink/subscriptions/s", "-", `"tenant":"t"`}}},
-		{"subscription changed", func() error { _, err := w.PutSubscription(ctx, by, api.Subscription{Name: "s", Tenant: "u"}); return err },
+		{"subscription changed", func() error {
+			_, err := w.PutSubscription(ctx, by, api.Subscription{Name: "s", Tenant: "u"})
+			return err
+		},
 			[][4]string{{"change", "/privlink/subscriptions/s", `"tenant":"t"`, `"tenant":"u"`}}},
 		{"subscription forgotten", func() error { return w.DeleteSubscription(ctx, by, "s") }, [][4]string{{"delete", "/privlink/subscriptions/s", `"tenant":"u"`, "-"}}},
 		{"principal made", func() error { _, err := w.PutPrincipal(ctx, by, api.Principal{Name: "x", Tenant: "t"}); return err },

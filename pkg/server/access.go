@@ -90,6 +90,9 @@ func (s *Server) createToken(r *request) (*response, error) {
 	if err := r.body(&body); err != nil {
 		return nil, err
 	}
+	if body.LifeInSeconds > int64(api.MaxTokenLife/time.Second) {
+		return nil, api.Invalid("lifeInSeconds", "%d is more than %d", body.LifeInSeconds, int64(api.MaxTokenLife/time.Second))
+	}
 	made, err := s.options.Controller.CreateToken(r.Context(), r.actor, body.Principal, time.Duration(body.LifeInSeconds)*time.Second)
 	return answered(http.StatusCreated, made, err)
 }
