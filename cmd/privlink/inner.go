@@ -102,7 +102,7 @@ func (in *inside) ask(probes []control.Probe) {
 	kinds := map[api.ProbeProtocol]probe.Kind{api.ProbeTCP: probe.TCP, api.ProbeHTTP: probe.HTTP, api.ProbeHTTPS: probe.HTTPS}
 	for i, p := range probes {
 		checks[i] = probe.Check{
-			Key: p.Key, Group: p.Group, Kind: kinds[p.Protocol], To: inner.Destination{RuleSet: p.RuleSet, Rule: p.Rule, Target: p.Target},
+			Key: p.Key, Group: p.Group, Owner: p.LoadBalancer, Kind: kinds[p.Protocol], To: inner.Destination{RuleSet: p.RuleSet, Rule: p.Rule, Target: p.Target},
 			Path: p.Path, Header: p.Header, Expects: p.Expects, Interval: p.Interval, Threshold: p.Threshold,
 		}
 	}
@@ -137,13 +137,13 @@ func (a applier) Apply(ctx context.Context, s dataplane.State) (dataplane.Result
 }
 
 // backends are those of a load balancer's rules: each once, as the service sees it if there is one.
-func (in *inside) backends(loadBalancer string, unresolved []dataplane.Address) []api.BackendHealth {
+func (in *inside) backends(loadBalancer string, unresolved []dataplane.Unresolved) []api.BackendHealth {
 	in.mu.Lock()
 	state := in.state
 	in.mu.Unlock()
-	silent := make(map[dataplane.Address]bool, len(unresolved))
-	for _, a := range unresolved {
-		silent[a] = true
+	silent := make(map[dataplane.Address]string, len(unresolved))
+	for _, x := range unresolved {
+		silent[x.Address] = x.Why
 	}
 	type place struct{ rule, address string }
 	seen := make(map[place]int)
@@ -172,7 +172,7 @@ func (in *inside) backends(loadBalancer string, unresolved []dataplane.Address) 
 	return list
 }
 
-func (in *inside) backend(rule string, t dataplane.Target, silent bool) api.BackendHealth {
+func (in *inside) backend(rule string, t dataplane.Target, silent string) api.BackendHealth {
 	b := api.BackendHealth{Rule: rule, Pool: t.Pool[strings.LastIndexByte(t.Pool, '/')+1:], Address: t.Addr.String(), State: api.BackendUp}
 	result, known := in.prober.Result(t.Probe)
 	switch {
@@ -184,8 +184,8 @@ func (in *inside) backend(rule string, t dataplane.Target, silent bool) api.Back
 		b.Reason = result.Reason
 	}
 	switch {
-	case silent:
-		b.State, b.Reason = api.BackendUnresolved, "nobody answers ARP for its address"
+	case silent != "":
+		b.State, b.Reason = api.BackendUnresolved, silent
 	case t.NoNew:
 		b.State, b.Reason = api.BackendDown, "adminState Down; "+b.Reason
 	case !t.Healthy, known && !result.Healthy:

@@ -52,7 +52,7 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 		degraded("%s of %s is in use by %s on %s", c.Addr, lastOf(c.Network), c.MAC, c.Interface)
 	}
 	for _, u := range control.Result.Unresolved {
-		status.Warnings = append(status.Warnings, fmt.Sprintf("nobody answers for backend %s of %s", u.Addr, lastOf(u.Network)))
+		status.Warnings = append(status.Warnings, fmt.Sprintf("backend %s of %s cannot be reached: %s", u.Addr, lastOf(u.Network), u.Why))
 	}
 	limits := d.inside.splice.Capacity()
 	status.Proxied = api.ProxiedStatus{Connections: d.inside.splice.Stats().Active, Limit: limits.Connections, LinkLimit: limits.PerLink}

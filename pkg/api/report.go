@@ -136,7 +136,7 @@ type BackendState string
 const (
 	BackendUp         BackendState = "Up"
 	BackendDown       BackendState = "Down"       // its probe says so, or adminState
-	BackendUnresolved BackendState = "Unresolved" // nobody answers ARP for its address
+	BackendUnresolved BackendState = "Unresolved" // it, or the router before it, answers no ARP
 )
 
 // BackendHealth is one backend of one rule.

@@ -315,8 +315,8 @@ func TestCompile_Probes_OncePerBackendPortAndHeader(t *testing.T) {
 	web, frontend := id(theService).Key(), id("p:loadBalancers/lb/frontendIPConfigurations/fe").Key()
 	rule := "|" + id("p:loadBalancers/lb/loadBalancingRules/a").Key()
 	want := []Probe{
-		{Key: base + "|10.0.1.50", Group: base, RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.50:80"), Interval: 7 * time.Second, Threshold: 3},
-		{Key: base + "|10.0.1.9", Group: base, RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.9:80"), Interval: 7 * time.Second, Threshold: 3},
+		{Key: base + "|10.0.1.50", Group: base, LoadBalancer: id(theLB).Key(), RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.50:80"), Interval: 7 * time.Second, Threshold: 3},
+		{Key: base + "|10.0.1.9", Group: base, LoadBalancer: id(theLB).Key(), RuleSet: web, Rule: web + rule, Protocol: api.ProbeTCP, Target: netip.MustParseAddrPort("10.0.1.9:80"), Interval: 7 * time.Second, Threshold: 3},
 	}
 	if got := probes(); !reflect.DeepEqual(got, want) {
 		t.Errorf("plain\ngot  %+v\nwant %+v", got, want)

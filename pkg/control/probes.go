@@ -23,6 +23,8 @@ type Probe struct {
 	Key string
 	// Group is shared by the questions about a pool that are asked in the same way.
 	Group string
+	// LoadBalancer is the one that asks, its id in lower case.
+	LoadBalancer string
 	// RuleSet and Rule are keys of the State: the probe goes out from a source of this rule set. Of several
 	// rules that share the probe it is the first.
 	RuleSet, Rule string
@@ -67,7 +69,7 @@ func (c *compiler) probe(set ruleSet, rule string, id api.ID, p *api.ProbeProper
 	case p.NumberOfProbes != nil:
 		threshold = *p.NumberOfProbes
 	}
-	c.probes[key] = Probe{Key: key, Group: id.Key() + kind, RuleSet: set.key, Rule: rule, Protocol: p.Protocol, Target: netip.AddrPortFrom(backend, uint16(p.Port)),
+	c.probes[key] = Probe{Key: key, Group: id.Key() + kind, LoadBalancer: id.Parent().Key(), RuleSet: set.key, Rule: rule, Protocol: p.Protocol, Target: netip.AddrPortFrom(backend, uint16(p.Port)),
 		Path: p.RequestPath, Interval: time.Duration(seconds) * time.Second, Threshold: int(threshold), Header: header, Expects: expects}
 	return key
 }

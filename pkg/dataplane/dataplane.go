@@ -384,8 +384,8 @@ func (d *Dataplane) report() Result {
 		}
 		r.Conflicts = append(r.Conflicts, conflict)
 	}
-	for a := range p.unresolved {
-		r.Unresolved = append(r.Unresolved, a)
+	for a, is := range p.unresolved {
+		r.Unresolved = append(r.Unresolved, Unresolved{a, is.why})
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.failed)) {
 		r.Failed = append(r.Failed, Failure{key, p.failed[key].Error()})
@@ -402,7 +402,7 @@ func (d *Dataplane) report() Result {
 		return a.Addr.Compare(b.Addr)
 	}
 	slices.SortFunc(r.Pending, byAddress)
-	slices.SortFunc(r.Unresolved, byAddress)
+	slices.SortFunc(r.Unresolved, func(a, b Unresolved) int { return byAddress(a.Address, b.Address) })
 	slices.SortFunc(r.Conflicts, func(a, b Conflict) int { return byAddress(a.Address, b.Address) })
 	if !slices.Equal(r.Failed, d.result.Failed) {
 		for _, f := range r.Failed {

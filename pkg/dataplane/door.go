@@ -25,6 +25,8 @@ type door struct {
 	linkIDs map[uint32]uint32
 	idle    map[uint32]time.Duration // of a rule
 	headers map[uint32]doorHeader    // of a rule
+	// unresolved are the targets that answer nobody.
+	unresolved map[Address]unresolved
 }
 
 // doorHeader is what a rule's backends read before everything else.
@@ -37,6 +39,7 @@ type doorRule struct{ ruleSet, rule string }
 
 // doorTarget is where a rule's connections may go.
 type doorTarget struct {
+	network      string
 	slot         uint32 // of the rule
 	nat          uint32
 	distribution Distribution
@@ -66,7 +69,7 @@ func (d *Dataplane) openDoor(p *plan) {
 	v := &door{
 		inner: p.vnets[d.inner.Network], probes: d.links.find(probeIdent), links: n.links, linkIDs: n.linkIDs,
 		rules: make(map[doorRule]doorTarget), names: make(map[uint32]doorRule), idle: make(map[uint32]time.Duration),
-		headers: make(map[uint32]doorHeader),
+		headers: make(map[uint32]doorHeader), unresolved: p.unresolved,
 	}
 	old := d.door.Load()
 	for i := range p.state.RuleSets {
@@ -75,7 +78,7 @@ func (d *Dataplane) openDoor(p *plan) {
 			r := &rs.Rules[j]
 			key := doorRule{rs.Key, r.Key}
 			slot := d.rules.find(ruleIdent(rs.Key, r.Key))
-			t := doorTarget{slot: slot, nat: p.nats[rs.Key], distribution: r.Distribution, targets: p.targets[slot]}
+			t := doorTarget{network: rs.Network, slot: slot, nat: p.nats[rs.Key], distribution: r.Distribution, targets: p.targets[slot]}
 			if old != nil && slices.Equal(old.rules[key].targets, t.targets) {
 				t.backends = old.rules[key].backends // a slot stays a backend's from one apply to the next
 			} else {
@@ -258,6 +261,11 @@ func (d *Dataplane) Admit(source netip.AddrPort, to inner.Destination) error {
 	t, ok := v.rules[doorRule{to.RuleSet, to.Rule}]
 	slot := t.backends[to.Target.Addr()]
 	if !ok || slot == 0 || t.nat == 0 {
+		return fmt.Errorf("admit %s to %s: %w", source, to.Target, ErrNoDestination)
+	}
+	if is, ok := v.unresolved[Address{t.network, to.Target.Addr()}]; ok && !is.asking {
+		return fmt.Errorf("admit %s to %s: %w (%s)", source, to.Target, inner.ErrUnresolved, is.why)
+	} else if ok {
 		return fmt.Errorf("admit %s to %s: %w", source, to.Target, ErrNoDestination)
 	}
 	link := uint32(to.Link >> 16)

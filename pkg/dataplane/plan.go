@@ -40,7 +40,7 @@ type plan struct {
 
 	claims     map[neigh.Key]bool
 	wants      map[neigh.Key]neigh.Want
-	unresolved map[Address]bool
+	unresolved map[Address]unresolved
 	// failed says of what cannot stand in the kernel as the State has it why, by key. All else does.
 	failed map[string]error
 	// everyPort are backends that some rule uses for every port: all rules then share
@@ -77,7 +77,7 @@ func newPlan(state State, last *plan) *plan {
 		keepNatsets: make(map[uint64]bool, len(last.keepNatsets)), keepBackends: make(map[uint64]bool, len(last.keepBackends)),
 		keepRules: make(map[uint64]bool, len(last.keepRules)), keepLinks: make(map[uint64]bool, len(last.keepLinks)),
 		claims: make(map[neigh.Key]bool, len(last.claims)), wants: make(map[neigh.Key]neigh.Want, len(last.wants)),
-		unresolved: make(map[Address]bool), failed: make(map[string]error), everyPort: make(map[Address]bool),
+		unresolved: make(map[Address]unresolved), failed: make(map[string]error), everyPort: make(map[Address]bool),
 		nats: make(map[string]uint32, len(last.nats)), reaches: make(map[string]*reach, len(last.reaches)), targets: make(map[uint32][]uint32, len(last.targets)),
 	}
 }
@@ -423,7 +423,7 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule ui
 	if len(p.everyPort) > 0 && p.everyPort[Address{rs.Network, t.Addr}] {
 		b.Flags |= uint8(bpfBackendFlagsBACKEND_HA)
 	}
-	resolved := d.locate(p, reach, t.Addr, &b)
+	missing, resolved := d.locate(p, reach, t.Addr, &b)
 	switch {
 	case !t.Healthy || t.NoNew:
 		b.State = uint8(bpfBackendStateBACKEND_DOWN)
@@ -431,7 +431,7 @@ func (d *Dataplane) planTarget(p *plan, rs *RuleSet, r *Rule, t *Target, rule ui
 		b.State = uint8(bpfBackendStateBACKEND_UNRESOLVED)
 	}
 	if !resolved {
-		p.unresolved[Address{rs.Network, t.Addr}] = true
+		p.unresolved[Address{rs.Network, t.Addr}] = missing
 	}
 	slot, _, err := d.backends.get(b.Ident, d.sweeps)
 	if err != nil {

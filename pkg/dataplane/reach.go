@@ -3,6 +3,7 @@ package dataplane
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/privlink/privlink/pkg/neigh"
 )
@@ -66,25 +67,38 @@ func (r *reach) direct(addr netip.Addr) bool {
 	return len(r.prefixes) == 0 || slices.ContainsFunc(r.prefixes, func(x netip.Prefix) bool { return x.Contains(addr) })
 }
 
-// locate says what to look for to reach addr, and fills in what is known of it. Resolved means that it
-// answers; what it said before it fell silent is kept for its flows.
-func (d *Dataplane) locate(p *plan, r *reach, addr netip.Addr, b *bpfBackend) (resolved bool) {
-	if r.direct(addr) {
-		if len(r.ports) == 0 {
-			return false
-		}
-		return d.locateAt(p, r, hop{neigh.Key{VNet: r.vnet, Addr: addr}, r.ports}, b)
-	}
-	for _, router := range r.routers {
-		if d.locateAt(p, r, router, b) {
-			return true
-		}
-	}
-	return false
+// unresolved is why it is not known where a target is.
+type unresolved struct {
+	why string
+	// asking says that it was not looked for long enough to say so.
+	asking bool
 }
 
-// locateAt looks for one hop.
-func (d *Dataplane) locateAt(p *plan, r *reach, at hop, b *bpfBackend) (resolved bool) {
+// locate says what to look for to reach addr, and fills in what is known of it. Resolved means that it
+// answers; what it said before it fell silent is kept for its flows.
+func (d *Dataplane) locate(p *plan, r *reach, addr netip.Addr, b *bpfBackend) (missing unresolved, resolved bool) {
+	switch {
+	case len(r.ports) == 0:
+		return unresolved{why: "no interface of its network is attached"}, false
+	case r.direct(addr):
+		lost, resolved := d.locateAt(p, r, hop{neigh.Key{VNet: r.vnet, Addr: addr}, r.ports}, b)
+		return unresolved{why: "nobody answers ARP for its address", asking: !lost}, resolved
+	case len(r.routers) == 0:
+		return unresolved{why: "it is in no subnet of its network, and no attachment has a next hop"}, false
+	}
+	silent, asking := make([]string, 0, len(r.routers)), false
+	for _, router := range r.routers {
+		lost, resolved := d.locateAt(p, r, router, b)
+		if resolved {
+			return unresolved{}, true
+		}
+		silent, asking = append(silent, router.Addr.String()), asking || !lost
+	}
+	return unresolved{why: "nobody answers ARP for its next hop " + strings.Join(silent, " or "), asking: asking}, false
+}
+
+// locateAt looks for one hop. Lost means that it was asked often enough.
+func (d *Dataplane) locateAt(p *plan, r *reach, at hop, b *bpfBackend) (lost, resolved bool) {
 	if w, ok := p.wants[at.Key]; !ok || len(w.Ports) < len(at.ports) {
 		p.wants[at.Key] = neigh.Want{Ports: at.ports, Sender: r.sender}
 	}
@@ -95,12 +109,12 @@ func (d *Dataplane) locateAt(p *plan, r *reach, at hop, b *bpfBackend) (resolved
 	}
 	is := d.resolver.Get(at.Key)
 	if !is.Known || b.Hop.Out != 0 && is.Lost {
-		return false
+		return is.Lost, false
 	}
 	for _, port := range r.ports {
 		if port.Slot == is.Port.Slot {
 			b.Hop = bpfHop{Mac: is.MAC, Out: port.Slot}
 		}
 	}
-	return b.Hop.Out != 0 && !is.Lost
+	return is.Lost, b.Hop.Out != 0 && !is.Lost
 }

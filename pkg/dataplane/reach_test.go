@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/neigh"
+	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
 // works dials the endpoint once and says something.
@@ -55,6 +57,47 @@ func TestBackend_OnTheSecondAttachment_IsFound(t *testing.T) {
 	g.apply(s)
 	if err := works(consumer, "10.0.1.10:80"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A probe of a target that does not answer ARP is refused with that reason; one that is not looked for long enough waits.
+// Who does not answer, or what is missing, is told.
+func TestBackend_NotToBeFound_ProbeRefusedAndWhyTold(t *testing.T) {
+	for _, c := range []struct {
+		name, target string
+		change       func(*State)
+		why          string
+	}{
+		{"itself", "10.0.1.99", func(*State) {}, "nobody answers ARP for its address"},
+		{"router", "192.0.2.10", func(s *State) { s.Networks[1].Attachments[0].NextHop = netip.MustParseAddr("10.0.0.1") }, "nobody answers ARP for its next hop 10.0.0.1"},
+		{"no router", "192.0.2.10", func(*State) {}, "it is in no subnet of its network, and no attachment has a next hop"},
+		{"no interface", "10.0.1.4", func(s *State) { s.Networks[1].Attachments = nil }, "no interface of its network is attached"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g, _, _, _, s := newInner(t)
+			at := netip.MustParseAddr(c.target)
+			s.Pools[0].Members[0], s.RuleSets[0].Rules[0].Targets[0].Addr = at, at
+			c.change(&s)
+			if _, err := g.d.Apply(context.Background(), s); err != nil {
+				t.Fatal(err)
+			}
+			if r := g.d.Result(); len(r.Unresolved) != 1 || r.Unresolved[0] != (Unresolved{Address{"providers", at}, c.why}) {
+				t.Errorf("unresolved: %+v, want %s", r.Unresolved, c.why)
+			}
+			source := netip.AddrPortFrom(inner.DialSource(0), 2000)
+			admit := func() error {
+				return g.d.Admit(source, inner.Destination{RuleSet: "service", Rule: "web", Target: netip.AddrPortFrom(at, 8080)})
+			}
+			if err := admit(); strings.Contains(c.why, "ARP") && errors.Is(err, inner.ErrUnresolved) || err == nil {
+				t.Errorf("asked for just now: %v", err)
+			}
+			g.Wait("the refusal of a probe", 5*time.Second, func() error {
+				if err := admit(); !errors.Is(err, inner.ErrUnresolved) || !strings.Contains(err.Error(), c.why) {
+					return fmt.Errorf("it is %w", err)
+				}
+				return nil
+			})
+		})
 	}
 }
 

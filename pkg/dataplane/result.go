@@ -17,8 +17,8 @@ type Result struct {
 	Conflicts []Conflict
 	// Attachments are all of the State, in its order.
 	Attachments []AttachmentStatus
-	// Unresolved are targets for which nobody answered ARP; they take no new flows.
-	Unresolved []Address
+	// Unresolved are targets of which it is not known where they are; they take no new flows.
+	Unresolved []Unresolved
 	// Failed are the networks, pools, rule sets and links that the kernel does not have, or not all of: what in them
 	// has no place in its tables was left out.
 	Failed []Failure
@@ -34,6 +34,12 @@ type Failure struct {
 type Address struct {
 	Network string // key
 	Addr    netip.Addr
+}
+
+// Unresolved is a target that cannot be reached.
+type Unresolved struct {
+	Address
+	Why string // one line: who does not answer, or what is missing
 }
 
 // Conflict names who else has an address.

@@ -2,6 +2,7 @@ package neigh
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -170,18 +171,29 @@ func (r *Resolver) Doubt(slot uint16, now time.Time) {
 	}
 }
 
-// Tick sends what is due and returns when it wants to be called again; zero = not before the next Set.
+// Tick sends what is due and returns when it wants to be called again; zero = not before the next Set. Who was asked least often
+// since it answered comes first: of those that are not there may be thousands, and only so many are asked for in a second.
 func (r *Resolver) Tick(now time.Time) (next time.Time) {
+	var due []Key
+	soonest := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
 	for key, e := range r.entries {
-		if len(e.want.Ports) == 0 {
-			continue
+		switch {
+		case len(e.want.Ports) == 0:
+		case e.next.After(now):
+			soonest(e.next)
+		default:
+			due = append(due, key)
 		}
-		if !e.next.After(now) {
-			r.ask(key, e, now)
-		}
-		if next.IsZero() || e.next.Before(next) {
-			next = e.next
-		}
+	}
+	slices.SortFunc(due, func(a, b Key) int { return r.entries[a].tries - r.entries[b].tries })
+	for _, key := range due {
+		e := r.entries[key]
+		r.ask(key, e, now)
+		soonest(e.next)
 	}
 	return next
 }

@@ -42,13 +42,14 @@ const afterHeader = 300 * time.Millisecond
 const maxBody = 64 << 10
 
 // ask probes once and returns whether the backend is healthy, and why. A dialler's
-// inner.ErrNotAdmitted says nothing about the backend: asked is false then.
+// inner.ErrNotAdmitted says nothing about the backend: asked is false then; unless it was looked for and does not answer.
 func ask(ctx context.Context, dial Dial, c *Check) (healthy, asked bool, why string) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	conn, err := dial(ctx, c.To)
 	if err != nil {
-		return false, !errors.Is(err, inner.ErrNotAdmitted), "connect: " + cause(err)
+		asked = !errors.Is(err, inner.ErrNotAdmitted) || errors.Is(err, inner.ErrUnresolved)
+		return false, asked, "connect: " + cause(err)
 	}
 	healthy, why = askOn(ctx, conn, c)
 	return healthy, true, why

@@ -33,6 +33,8 @@ type Check struct {
 	// are taken for healthy until their first result, as nobody must be taken out for not having been asked yet; one
 	// that joins others is not.
 	Group string
+	// Owner is shared by checks among whom nobody else's probes must wait (see Prober); "" = an owner like others.
+	Owner string
 	Kind  Kind
 	// To is the backend, as the dialler understands it.
 	To inner.Destination

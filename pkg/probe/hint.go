@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
 // What an outcome suggests when one side speaks PROXY protocol and the other does not.
@@ -31,6 +33,8 @@ func reason(c *Check, operation string, err error) string {
 // cause names the errors of a network in words of their own.
 func cause(err error) string {
 	switch {
+	case errors.Is(err, inner.ErrUnresolved):
+		return inner.ErrUnresolved.Error()
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

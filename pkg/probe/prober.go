@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -16,7 +17,9 @@ import (
 // a fraction of waking for each.
 const quantum = 100 * time.Millisecond
 
-// MaxAtOnce bounds the probes under way, and with them descriptors.
+// MaxAtOnce bounds the probes under way, and with them descriptors. An owner has at most as many of them as are free: a
+// single one up to a half, two a third each. So whatever backends of others keep silent until their probes' time is over,
+// an owner whose backends answer finds places, and its probes keep their interval.
 const MaxAtOnce = 400
 
 // A check may be set before the dataplane knows its backend: such a probe is put off so often, and so
@@ -36,9 +39,17 @@ type Prober struct {
 	wake chan struct{} // the queue's head may have changed
 	done chan outcome
 
-	mu      sync.Mutex
-	entries map[string]*entry
-	queue   queue
+	mu       sync.Mutex
+	entries  map[string]*entry
+	queue    queue
+	underWay int
+	owners   map[string]*owner // with something due or under way
+}
+
+// owner is what checks of one owner have to do with each other. Guarded by the prober's lock.
+type owner struct {
+	waiting  []*entry // due, in the order in which they became so
+	underWay int
 }
 
 // entry is a check with its history. Guarded by the prober's lock.
@@ -47,7 +58,7 @@ type entry struct {
 	history history
 	result  Result
 	due     time.Time
-	place   int  // in the queue, -1 = under way or removed
+	place   int  // in the queue, -1 = waiting, under way or removed
 	removed bool // or replaced
 	waited  int  // probes in a row that the dialler did not admit
 }
@@ -67,7 +78,7 @@ func New(dial Dial, report func(Result), log logrus.FieldLogger) *Prober {
 	return &Prober{
 		dial: dial, report: report, log: log, random: rand.Float64,
 		wake: make(chan struct{}, 1), done: make(chan outcome, MaxAtOnce),
-		entries: make(map[string]*entry),
+		entries: make(map[string]*entry), owners: make(map[string]*owner),
 	}
 }
 
@@ -109,7 +120,7 @@ func (p *Prober) Set(checks []Check) {
 
 // sameQuestion says whether the answers to one check are answers to the other.
 func (c Check) sameQuestion(other Check) bool {
-	c.Group, c.Interval, c.Timeout, c.Threshold, c.Expects = other.Group, other.Interval, other.Timeout, other.Threshold, other.Expects
+	c.Group, c.Owner, c.Interval, c.Timeout, c.Threshold, c.Expects = other.Group, other.Owner, other.Interval, other.Timeout, other.Threshold, other.Expects
 	c.To.RuleSet, c.To.Rule, c.To.Link = other.To.RuleSet, other.To.Rule, other.To.Link
 	return c == other
 }
@@ -152,22 +163,23 @@ func (p *Prober) Run(ctx context.Context) {
 	defer timer.Stop()
 	underWay := 0
 	for {
-		var due []*entry
-		var next time.Duration
+		next := time.Duration(math.MaxInt64)
 		if ctx.Err() == nil {
-			due, next = p.take(MaxAtOnce - underWay)
+			var due []*entry
+			due, next = p.take()
+			for _, e := range due {
+				underWay++
+				go p.ask(ctx, e, e.check)
+			}
 		} else if underWay == 0 {
 			return
-		}
-		for _, e := range due {
-			underWay++
-			go p.ask(ctx, e, e.check)
 		}
 		timer.Reset(next)
 
 		select {
 		case o := <-p.done:
 			underWay--
+			p.free(o.entry)
 			if ctx.Err() == nil { // what was cut short says nothing
 				p.learn(o)
 			}
@@ -194,18 +206,67 @@ func (p *Prober) ask(ctx context.Context, e *entry, c Check) {
 	p.done <- outcome{e, healthy, asked, why, end, end.Sub(start)}
 }
 
-// take removes up to room due entries from the queue and says when the next one is due.
-func (p *Prober) take(room int) (due []*entry, next time.Duration) {
+// take gives out those due entries that may be asked now, and says when the next one is due.
+func (p *Prober) take() (now []*entry, next time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := time.Now()
-	for len(p.queue) > 0 && len(due) < room && !p.queue[0].due.After(now) {
-		due = append(due, heap.Pop(&p.queue).(*entry))
+	at := time.Now()
+	for len(p.queue) > 0 && !p.queue[0].due.After(at) {
+		e := heap.Pop(&p.queue).(*entry)
+		o := p.owners[e.check.Owner]
+		if o == nil {
+			o = &owner{}
+			p.owners[e.check.Owner] = o
+		}
+		o.waiting = append(o.waiting, e)
 	}
-	if len(p.queue) == 0 || len(due) == room {
-		return due, time.Hour // something will wake the scheduler
+	for e := p.pick(); e != nil; e = p.pick() {
+		now = append(now, e)
 	}
-	return due, max(p.queue[0].due.Sub(now), quantum)
+	if len(p.queue) == 0 {
+		return now, time.Hour // something will wake the scheduler
+	}
+	return now, max(p.queue[0].due.Sub(at), quantum)
+}
+
+// pick takes the first entry that waits of an owner who may have one more under way, and of these the one who has the
+// fewest.
+func (p *Prober) pick() *entry {
+	var least *owner
+	for name, o := range p.owners {
+		for len(o.waiting) > 0 && o.waiting[0].removed {
+			o.waiting = o.waiting[1:]
+		}
+		p.forget(name, o)
+		if len(o.waiting) > 0 && o.underWay < MaxAtOnce-p.underWay && (least == nil || o.underWay < least.underWay) {
+			least = o
+		}
+	}
+	if least == nil {
+		return nil
+	}
+	e := least.waiting[0]
+	least.waiting = least.waiting[1:]
+	least.underWay++
+	p.underWay++
+	return e
+}
+
+// free gives back an entry's place among those under way.
+func (p *Prober) free(e *entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.underWay--
+	o := p.owners[e.check.Owner]
+	o.underWay--
+	p.forget(e.check.Owner, o)
+}
+
+// forget lets go of an owner with nothing to do.
+func (p *Prober) forget(name string, o *owner) {
+	if len(o.waiting)+o.underWay == 0 {
+		delete(p.owners, name)
+	}
 }
 
 // learn puts an outcome into the entry's history and schedules its next probe.

@@ -109,8 +109,8 @@ func TestProber_AllSlow_BoundedAtOnceAndAllAsked(t *testing.T) {
 		p := startProber(t, w)
 		p.Set(checks(1000, 5*time.Second))
 		time.Sleep(time.Minute)
-		if most := w.most.Load(); most != MaxAtOnce {
-			t.Errorf("%d probes at once, want %d", most, MaxAtOnce)
+		if most := w.most.Load(); most != MaxAtOnce/2 {
+			t.Errorf("%d probes of one owner at once, want %d", most, MaxAtOnce/2)
 		}
 		for key, r := range p.Results() {
 			if r.Healthy || r.Reason != "connect: no answer in time" {
@@ -119,6 +119,85 @@ func TestProber_AllSlow_BoundedAtOnceAndAllAsked(t *testing.T) {
 		}
 		if n := len(p.Results()); n != 1000 {
 			t.Errorf("%d results, want 1,000: slow checks starve others", n)
+		}
+	})
+}
+
+// Whoever has backends that keep silent until their probes' time is over, however many, the probes of others keep their interval.
+func TestProber_ThousandsSilentOfOthers_IntervalsAreKept(t *testing.T) {
+	for _, owners := range []int{1, 20} {
+		t.Run(fmt.Sprint(owners, " with silent ones"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{}
+				p := startProber(t, w)
+				dial := p.dial
+				p.dial = func(ctx context.Context, to inner.Destination) (Conn, error) {
+					if to.RuleSet == "silent" {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return dial(ctx, to)
+				}
+				list := checks(2020, 5*time.Second)
+				for i := range list {
+					list[i].Owner = "mine"
+					if i >= 20 {
+						list[i].Owner, list[i].To.RuleSet, list[i].Timeout = fmt.Sprint(i%owners), "silent", 30*time.Second
+					}
+				}
+				p.Set(list)
+				time.Sleep(time.Minute) // all places that they can have are theirs
+				w.mu.Lock()
+				clear(w.asked)
+				w.mu.Unlock()
+				p.Set(list[20:])
+				time.Sleep(time.Minute)
+				p.Set(list)
+				time.Sleep(time.Minute)
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				for i := range 20 {
+					if n := w.asked[fmt.Sprint(i)]; n < 11 || n > 14 {
+						t.Errorf("check %d was asked %d times in a minute, want about 12", i, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A target that does not answer ARP is not dialled, takes no place, and is down for that reason.
+func TestProber_ThousandsUnresolved_TakeNoPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{took: 100 * time.Millisecond}
+		p := startProber(t, w)
+		dial := p.dial
+		p.dial = func(ctx context.Context, to inner.Destination) (Conn, error) {
+			if to.RuleSet == "absent" {
+				return nil, fmt.Errorf("%w: admit: %w", inner.ErrNotAdmitted, inner.ErrUnresolved)
+			}
+			return dial(ctx, to)
+		}
+		list := checks(2100, 5*time.Second)
+		for i := range 2000 {
+			list[i].To.RuleSet = "absent"
+		}
+		p.Set(list)
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for i := 2000; i < 2100; i++ {
+			if n := w.asked[fmt.Sprint(i)]; n < 11 || n > 14 {
+				t.Errorf("check %d was asked %d times in a minute, want about 12", i, n)
+			}
+		}
+		if len(w.asked) != 100 || w.most.Load() > 50 {
+			t.Errorf("%d targets dialled, %d at once, want 100 of them a few at a time", len(w.asked), w.most.Load())
+		}
+		for i := range 2000 {
+			if r := p.Results()[fmt.Sprint(i)]; r.Healthy || r.Reason != "connect: no answer to ARP" || r.Failed < 11 {
+				t.Fatalf("check %d: %+v", i, r)
+			}
 		}
 	})
 }

@@ -30,6 +30,9 @@ type Door interface {
 // ErrNotAdmitted says that the dataplane does not know the destination, yet or any more.
 var ErrNotAdmitted = errors.New("not admitted")
 
+// ErrUnresolved is a reason not to be admitted: it is not known where the target is, and it was looked for.
+var ErrUnresolved = errors.New("no answer to ARP")
+
 // ErrPorts says that every source port waits for an answer to its connect.
 var ErrPorts = errors.New("no inner source port free")
 
