@@ -10,7 +10,7 @@ SEC("tc")
 int privlink_tc(struct __sk_buff *skb)
 {
 	struct packet p = {};
-	__u32 length;
+	__u32 length, action;
 	int decision;
 
 	if (test_mode && test_input.vlan && !skb->vlan_present &&
@@ -18,7 +18,10 @@ int privlink_tc(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	length = skb->len;
 	decision = answer(skb, &p, receive(skb, &p));
-	switch (decide(&p, decision, length)) {
+	action = decide(&p, decision, length);
+	if (test_mode)
+		test_verdict.vlan = skb->vlan_present ? skb->vlan_tci & 0xfff : 0;
+	switch (action) {
 	case ACTION_REDIRECT:
 	case ACTION_ANSWER:
 		return bpf_redirect(p.ifindex, 0);

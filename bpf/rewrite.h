@@ -155,10 +155,10 @@ static __always_inline int retag(hook *ctx, __u16 vlan)
 	if (ctx->vlan_present) {
 		if ((ctx->vlan_tci & 0xfff) == vlan && vlan)
 			return GO_ON;
-		if (bpf_skb_vlan_pop(ctx))
+		if (!MUTANT(34) && bpf_skb_vlan_pop(ctx))
 			return DROP(HELPER);
 	}
-	if (vlan && bpf_skb_vlan_push(ctx, bpf_htons(ETH_P_8021Q), vlan))
+	if (vlan && !MUTANT(35) && bpf_skb_vlan_push(ctx, bpf_htons(ETH_P_8021Q), vlan))
 		return DROP(HELPER);
 	return GO_ON;
 }

@@ -480,6 +480,7 @@ struct verdict {
 	__u32 reason; /* enum reason */
 	__u32 out;    /* slot */
 	__u32 count;  /* decisions since it was cleared */
+	__u32 vlan;   /* tag beside the packet then, 0 = none: a test does not see it otherwise */
 };
 
 enum action {

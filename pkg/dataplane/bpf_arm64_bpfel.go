@@ -702,6 +702,7 @@ type bpfVerdict struct {
 	Reason uint32
 	Out    uint32
 	Count  uint32
+	Vlan   uint32
 }
 
 type bpfViaForward struct {

@@ -93,7 +93,14 @@ func (m *Machine) Packet(in Input) Decision {
 			m.stats(p.link).Dropped++
 		}
 	}
-	return Decision{Action: v.action, Reason: v.reason, Out: v.out, Frame: p.frame}
+	d := Decision{Action: v.action, Reason: v.reason, Out: v.out, Frame: p.frame}
+	switch v.action {
+	case ActionPass:
+		d.VLAN = in.VLAN
+	case ActionRedirect, ActionAnswer:
+		d.VLAN = m.Outputs[v.out].VLAN
+	}
+	return d
 }
 
 func (m *Machine) count(r Reason, bytes int) {

@@ -32,6 +32,7 @@ type Decision struct {
 	Action Action
 	Reason Reason
 	Out    uint16 // output slot, of redirected and answered packets
+	VLAN   uint16 // of the tag beside the frame as it leaves or goes to the host, 0 = untagged
 	Frame  []byte // as it leaves, or as it came; valid until the next packet
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -38,6 +39,11 @@ type rigOptions struct {
 	idle         uint32 // seconds; 0 = 300
 	tcpReset     bool
 	natIPs       int
+	// providerVLAN and consumerVLANs, by consumer, are the tags their frames carry; 0 or missing = none.
+	providerVLAN  uint16
+	consumerVLANs []uint16
+	// trunk puts everybody behind one interface of the gateway, by a switch.
+	trunk bool
 }
 
 // rig is a gateway, consumers c1.. in networks of their own, and a provider with one backend.
@@ -82,12 +88,20 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	l := lab.New(t)
 	r := &rig{Lab: l, t: t, o: o, gw: l.Namespace("gw")}
 	prefixes := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
-	attach := func(name string, mode dataplane.Mode) []dataplane.Attachment {
-		return []dataplane.Attachment{{Interface: name, Mode: mode, PassOther: o.passOther}}
+	at := r.gw
+	if o.trunk {
+		at = l.Namespace("switch")
+	}
+	ports := []string{"trunk", "web"}
+	attach := func(name string, mode dataplane.Mode, vlan uint16) []dataplane.Attachment {
+		if o.trunk {
+			name = "trunk"
+		}
+		return []dataplane.Attachment{{Interface: name, VLAN: vlan, Mode: mode, PassOther: o.passOther}}
 	}
 	r.state = dataplane.State{
 		Revision: 1,
-		Networks: []dataplane.Network{{Key: "provider", Attachments: attach("web", o.provider), Prefixes: prefixes}},
+		Networks: []dataplane.Network{{Key: "provider", Attachments: attach("web", o.provider, o.providerVLAN), Prefixes: prefixes}},
 		Pools:    []dataplane.Pool{{Key: "pool", Members: []netip.Addr{mustAddr(backendIP)}}},
 	}
 	set := dataplane.RuleSet{Key: "service", Network: "provider"}
@@ -98,13 +112,29 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	set.Rules = []dataplane.Rule{{Key: "all", Protocol: dataplane.ProtocolAll, IdleTCP: o.idle, IdleUDP: o.idle, TCPReset: o.tcpReset,
 		Targets: []dataplane.Target{{Pool: "pool", Addr: mustAddr(backendIP), Weight: 1, Healthy: true}}}}
 	r.state.RuleSets = []dataplane.RuleSet{set}
-	r.backend = l.VM(r.gw, "web", backendIP+"/16", *o.providerWire)
+	vm := func(name, cidr string, wire lab.VethOptions, vlan uint16) *lab.Namespace {
+		vm := l.VM(at, name, cidr, wire)
+		if vlan != 0 {
+			vm.VLAN("eth0", vlan)
+		}
+		return vm
+	}
+	r.backend = vm("web", backendIP+"/16", *o.providerWire, o.providerVLAN)
 	for i := range o.consumers {
 		name := fmt.Sprintf("c%d", i+1)
-		r.consumers = append(r.consumers, l.VM(r.gw, name, clientIP+"/16", o.wire))
-		r.state.Networks = append(r.state.Networks, dataplane.Network{Key: name, Attachments: attach(name, o.consumer), Prefixes: prefixes})
+		var vlan uint16
+		if i < len(o.consumerVLANs) {
+			vlan = o.consumerVLANs[i]
+		}
+		ports = append(ports, name)
+		r.consumers = append(r.consumers, vm(name, clientIP+"/16", o.wire, vlan))
+		r.state.Networks = append(r.state.Networks, dataplane.Network{Key: name, Attachments: attach(name, o.consumer, vlan), Prefixes: prefixes})
 		r.state.Links = append(r.state.Links, dataplane.Link{Key: "endpoint of " + name, ID: firstLink + uint32(i), Network: name,
 			Addr: mustAddr(endpointIP), RuleSet: "service", State: dataplane.LinkApproved, Epoch: 1})
+	}
+	if o.trunk {
+		l.Veth(r.gw, "trunk", at, "trunk", o.wire)
+		at.Bridge("br0", ports...)
 	}
 	log := logrus.New()
 	log.SetOutput(t.Output())
@@ -132,6 +162,15 @@ func (r *rig) apply() {
 		}
 		return nil
 	})
+}
+
+// gatewayMAC is what a consumer's frames are sent to.
+func (r *rig) gatewayMAC(consumer int) net.HardwareAddr {
+	r.t.Helper()
+	if r.o.trunk {
+		return r.gw.MAC("trunk")
+	}
+	return r.gw.MAC(fmt.Sprintf("c%d", consumer+1))
 }
 
 // setLink puts one consumer's link into a state; the write is done when it returns.

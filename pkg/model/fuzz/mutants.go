@@ -41,4 +41,6 @@ var Mutants = []Mutant{
 	{31, "UDP stays on a backend that is down"},
 	{32, "checksums lose the carry when they are folded"},
 	{33, "the helper that adjusts TCP checksums refuses"},
+	{34, "the VLAN tag of the way in stays"},
+	{35, "no VLAN tag on the way out"},
 }

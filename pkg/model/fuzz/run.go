@@ -210,8 +210,9 @@ func (r *runner) step(i int) error {
 
 // sameDecision compares what becomes of a packet; what a dropped frame looks like means nothing.
 func sameDecision(got, want model.Decision) error {
-	if got.Action != want.Action || got.Reason != want.Reason || got.Out != want.Out {
-		return fmt.Errorf("decision: program %s %s by %d, model %s %s by %d", got.Action, got.Reason, got.Out, want.Action, want.Reason, want.Out)
+	if got.Action != want.Action || got.Reason != want.Reason || got.Out != want.Out || got.VLAN != want.VLAN {
+		return fmt.Errorf("decision: program %s %s by %d tag %d, model %s %s by %d tag %d",
+			got.Action, got.Reason, got.Out, got.VLAN, want.Action, want.Reason, want.Out, want.VLAN)
 	}
 	if want.Action != model.ActionDrop && !bytes.Equal(got.Frame, want.Frame) {
 		return fmt.Errorf("frame after %s %s:\n  program %x\n  model   %x", want.Action, want.Reason, got.Frame, want.Frame)

@@ -317,7 +317,11 @@ func (p *Programs) Packet(in model.Input, now, random uint32) (model.Decision, e
 }
 
 func (h *hook) decision(frame []byte) model.Decision {
-	return model.Decision{Action: model.Action(h.verdict.Action), Reason: model.Reason(h.verdict.Reason), Out: uint16(h.verdict.Out), Frame: frame}
+	d := model.Decision{Action: model.Action(h.verdict.Action), Reason: model.Reason(h.verdict.Reason), Out: uint16(h.verdict.Out), Frame: frame}
+	if d.Action != model.ActionDrop { // whose tag means nothing
+		d.VLAN = uint16(h.verdict.Vlan)
+	}
+	return d
 }
 
 func put32(b []byte, v uint32) {

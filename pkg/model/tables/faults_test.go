@@ -66,7 +66,9 @@ func (b *bench) expect(p *program.Programs, s step) error {
 	in := model.Input{Frame: s.send.bytes(b.T), Interface: b.index[at.device], VLAN: at.vlan}
 	want := model.Decision{Action: s.action, Reason: s.reason}
 	if s.out != "" {
-		_, want.Out = portNamed(b.T, s.out)
+		var to port
+		to, want.Out = portNamed(b.T, s.out)
+		want.VLAN = to.vlan
 	}
 	if s.want != nil {
 		want.Frame = s.want.bytes(b.T)

@@ -133,7 +133,11 @@ func (s step) run(b *bench, reached *reach) error {
 	}
 	want := model.Decision{Action: s.action, Reason: s.reason}
 	if s.out != "" {
-		_, want.Out = portNamed(b.T, s.out)
+		var to port
+		to, want.Out = portNamed(b.T, s.out)
+		want.VLAN = to.vlan
+	} else if s.action == model.ActionPass {
+		want.VLAN = in.VLAN
 	}
 	if s.want != nil {
 		want.Frame = s.want.bytes(b.T)
@@ -165,8 +169,9 @@ func (s step) run(b *bench, reached *reach) error {
 }
 
 func same(got, want model.Decision) error {
-	if got.Action != want.Action || got.Reason != want.Reason || got.Out != want.Out {
-		return fmt.Errorf("%s, %s, by %d; want %s, %s, by %d", got.Action, got.Reason, got.Out, want.Action, want.Reason, want.Out)
+	if got.Action != want.Action || got.Reason != want.Reason || got.Out != want.Out || got.VLAN != want.VLAN {
+		return fmt.Errorf("%s, %s, by %d, tag %d; want %s, %s, by %d, tag %d",
+			got.Action, got.Reason, got.Out, got.VLAN, want.Action, want.Reason, want.Out, want.VLAN)
 	}
 	if want.Frame != nil && !bytes.Equal(got.Frame, want.Frame) {
 		return fmt.Errorf("frame\n  got  %x\n  want %x", got.Frame, want.Frame)
