@@ -32,7 +32,8 @@ func (s *Server) getConnection(r *request) (*response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &response{status: http.StatusOK, header: etagHeader(connection.Etag), body: connection}, nil
+	body, err := s.expanded(r, connection)
+	return &response{status: http.StatusOK, header: etagHeader(connection.Etag), body: body}, err
 }
 
 // decideConnection approves or rejects. It answers when the kernel agrees, since ARM has no long-running operation for it.

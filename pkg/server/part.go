@@ -46,7 +46,12 @@ func (s *Server) getPart(kind api.Kind, collection string) func(*request) (*resp
 		if err != nil {
 			return nil, err
 		}
-		return partResponse(http.StatusOK, resource, id)
+		answer, err := partResponse(http.StatusOK, resource, id)
+		if err != nil {
+			return nil, err
+		}
+		answer.body, err = s.expanded(r, answer.body)
+		return answer, err
 	}
 }
 

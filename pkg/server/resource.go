@@ -33,7 +33,8 @@ func (s *Server) getResource(kind api.Kind) func(*request) (*response, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &response{status: http.StatusOK, header: etagHeader(resource.Meta().Etag), body: resource}, nil
+		body, err := s.expanded(r, resource)
+		return &response{status: http.StatusOK, header: etagHeader(resource.Meta().Etag), body: body}, err
 	}
 }
 
