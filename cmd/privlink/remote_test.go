@@ -111,17 +111,25 @@ func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
 		t.Fatalf("token: %v", err)
 	}
 	tokenFile := l.WriteFile("token", []byte(token.Secret+"\n"))
-	remote := func(subscription string, who ...string) func(line string) (string, error) {
+	// The provider says where and who by flags, the consumer by variables.
+	flags := func(subscription string, who ...string) func(line string) (string, error) {
 		return func(line string) (string, error) {
 			args := append(split(line), "--server", "https://127.0.0.1:8443", "--ca", ca.file, "--subscription", subscription)
-			cmd := exec.Command(binary, append(args, who...)...)
-			cmd.Env = os.Environ()
+			return gw.RunCommand(ctx, exec.Command(binary, append(args, who...)...))
+		}
+	}
+	variables := func(subscription string, who ...string) func(line string) (string, error) {
+		return func(line string) (string, error) {
+			cmd := exec.Command(binary, split(line)...)
+			cmd.Env = append(os.Environ(), "PRIVLINK_SERVER=https://127.0.0.1:8443", "PRIVLINK_CA="+ca.file, "PRIVLINK_SUBSCRIPTION="+subscription)
+			cmd.Env = append(cmd.Env, who...)
 			return gw.RunCommand(ctx, cmd)
 		}
 	}
-	provider := remote("sub-p", "--cert", providerCert, "--key", providerKey)
-	consumer := remote("sub-c", "--token-file", tokenFile)
-	nobody := remote("sub-c")
+	provider := flags("sub-p", "--cert", providerCert, "--key", providerKey)
+	providerToo := variables("sub-p", "PRIVLINK_CERT="+providerCert, "PRIVLINK_KEY="+providerKey)
+	consumer := variables("sub-c", "PRIVLINK_TOKEN_FILE="+tokenFile)
+	nobody := variables("sub-c")
 
 	must(provider("lb create web --vnet datacenter --rule tcp:80 --backend 10.0.0.4"))
 	published := must(provider("service create shop --lb web --nat-ip-count 1 --visibility sub-c"))
@@ -137,7 +145,7 @@ func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
 	if passes() {
 		t.Error("packets pass before the approval")
 	}
-	if inbox := must(provider("connection list")); !strings.Contains(inbox, "order 42") || !strings.Contains(inbox, "sub-c") {
+	if inbox := must(providerToo("connection list")); !strings.Contains(inbox, "order 42") || !strings.Contains(inbox, "sub-c") {
 		t.Errorf("the provider's inbox:\n%s", inbox)
 	}
 	must(provider("connection approve --service shop --name to-shop --description welcome"))
