@@ -40,22 +40,37 @@ SLOW int client_moved(struct half *h, __u64 via)
 	return 0;
 }
 
-/* A TCP segment of a flow that was ended: each end gets one RST, and both gone the pair is dead. */
+/* A TCP segment of a flow that was ended. It gets a RST, and so does the next: a RST has the numbers of the
+ * segment it answers, and where data was on its way to that end meanwhile, the end expects others and ignores
+ * it (RFC 5961 3.2). What it says last has the right ones. An end that sends a RST itself, as a closed socket
+ * does, is over; both over, the pair is dead. Ends that say nothing more are the sweep's.
+ */
 SLOW int ended(struct packet *p, struct half *h)
 {
-	__u16 mine, both = FLOW_RST_CLIENT | FLOW_RST_BACKEND;
+	__u16 told, over, set = 0;
+	int r;
 
 	if (IS_XDP || !p || !h)
 		return UP;
-	mine = half_reverse(h) ? FLOW_RST_BACKEND : FLOW_RST_CLIENT;
+	told = half_reverse(h) ? FLOW_RST_BACKEND : FLOW_RST_CLIENT;
+	over = half_reverse(h) ? FLOW_OVER_BACKEND : FLOW_OVER_CLIENT;
 	if (half_phase(h) != PHASE_ENDED)
 		pair_mark_ended(h, p->now);
-	if (half_flags(h) & mine)
+	if (half_flags(h) & told && MUTANT(36))
 		return DROP(ENDED);
-	pair_change(h, 0, mine);
-	if ((half_flags(h) & both) == both)
+	r = refuse(p, REASON_ENDED, WANT_RST_UNLIMITED);
+	if (p->tcp & TCP_RST)
+		set = told | over;
+	else if (r >> 16 == WANT_RST_UNLIMITED)
+		set = told;
+	if (!(set & ~half_flags(h)))
+		return r;
+	if (!(half_flags(h) & told))
+		half_touch(h, p->now);
+	pair_change(h, 0, set);
+	if ((half_flags(h) & FLOW_OVER_BOTH) == FLOW_OVER_BOTH)
 		pair_end(h, p->now);
-	return refuse(p, REASON_ENDED, WANT_RST_UNLIMITED);
+	return r;
 }
 
 /* A packet with a live entry: does it go on, and where? */

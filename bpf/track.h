@@ -104,7 +104,18 @@ SLOW int pair_end(struct half *h, __u32 now)
 	return 0;
 }
 
-/* Both ends are owed a RST: the pair stays findable for one more idle timeout. */
+/* A half was in use, if it still stands. */
+static __always_inline void half_touch(const struct half *h, __u32 now)
+{
+	struct flow *f = flow_at(h->slot);
+
+	if (f && flow_same(f, h->state))
+		FLOW_READ(f->stamp) = now;
+}
+
+/* Both ends are owed a RST: the pair stays findable for one more idle timeout, and where both got one for as
+ * long as after any RST.
+ */
 static __always_inline void pair_mark_ended(struct half *h, __u32 now)
 {
 	struct flow *f = flow_at(h->slot), *twin;
@@ -131,6 +142,8 @@ static __always_inline __u32 idle_limit(const struct rewrite *forward)
 	if (phase == PHASE_CLOSING)
 		return MUTANT(4) ? IDLE_DEFAULT : IDLE_CLOSING;
 	if (phase == PHASE_RESET)
+		return IDLE_RESET;
+	if (phase == PHASE_ENDED && (flags & FLOW_RST_BOTH) == FLOW_RST_BOTH && !MUTANT(37))
 		return IDLE_RESET;
 	b = backend_at(forward->via.forward.backend);
 	if (!b)

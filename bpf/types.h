@@ -98,7 +98,7 @@ enum flow_phase {
 	PHASE_OPEN = 1,    /* established TCP, and UDP */
 	PHASE_CLOSING = 2, /* FIN seen both ways */
 	PHASE_RESET = 3,   /* RST seen; any other segment takes it back */
-	PHASE_ENDED = 4,   /* revoked: both ends are owed a RST */
+	PHASE_ENDED = 4,   /* revoked: every segment gets a RST until both ends are over */
 	PHASE_MASK = 7,
 };
 
@@ -107,12 +107,16 @@ enum flow_flags {
 	FLOW_FIN_CLIENT = 1 << 4,
 	FLOW_FIN_BACKEND = 1 << 5,
 	FLOW_ANSWERED = 1 << 6,   /* the backend sent SYN */
-	FLOW_RST_CLIENT = 1 << 7, /* ended: the client got its RST */
+	FLOW_RST_CLIENT = 1 << 7, /* ended: the client got a RST, or sent one */
 	FLOW_RST_BACKEND = 1 << 8,
+	FLOW_RST_BOTH = FLOW_RST_CLIENT | FLOW_RST_BACKEND,
 	FLOW_INNER =
 		1 << 9,    /* second leg of a proxied connection, or a probe: no quota, no bytes */
 	FLOW_HA = 1 << 10, /* its port domain has backend port 0 */
 	FLOW_TCP = 1 << 11,
+	FLOW_OVER_CLIENT = 1 << 12, /* ended: the client sent a RST, its socket is gone */
+	FLOW_OVER_BACKEND = 1 << 13,
+	FLOW_OVER_BOTH = FLOW_OVER_CLIENT | FLOW_OVER_BACKEND,
 };
 
 union via {
@@ -462,7 +466,7 @@ struct sweep {
 	__u32 ended;  /* pairs whose link or backend is gone */
 	__u32 freed;  /* entries */
 	__u32 orphans;
-	__u32 unanswered; /* ended pairs that still owe somebody a RST */
+	__u32 unanswered; /* ended pairs: an end of each was not heard to be over */
 	__u64 until;      /* ns, CLOCK_MONOTONIC: no slot is visited later; set by the program */
 };
 

@@ -209,15 +209,19 @@ type bpfFlow struct {
 type bpfFlowFlags uint32
 
 const (
-	bpfFlowFlagsFLOW_REVERSE     bpfFlowFlags = 8
-	bpfFlowFlagsFLOW_FIN_CLIENT  bpfFlowFlags = 16
-	bpfFlowFlagsFLOW_FIN_BACKEND bpfFlowFlags = 32
-	bpfFlowFlagsFLOW_ANSWERED    bpfFlowFlags = 64
-	bpfFlowFlagsFLOW_RST_CLIENT  bpfFlowFlags = 128
-	bpfFlowFlagsFLOW_RST_BACKEND bpfFlowFlags = 256
-	bpfFlowFlagsFLOW_INNER       bpfFlowFlags = 512
-	bpfFlowFlagsFLOW_HA          bpfFlowFlags = 1024
-	bpfFlowFlagsFLOW_TCP         bpfFlowFlags = 2048
+	bpfFlowFlagsFLOW_REVERSE      bpfFlowFlags = 8
+	bpfFlowFlagsFLOW_FIN_CLIENT   bpfFlowFlags = 16
+	bpfFlowFlagsFLOW_FIN_BACKEND  bpfFlowFlags = 32
+	bpfFlowFlagsFLOW_ANSWERED     bpfFlowFlags = 64
+	bpfFlowFlagsFLOW_RST_CLIENT   bpfFlowFlags = 128
+	bpfFlowFlagsFLOW_RST_BACKEND  bpfFlowFlags = 256
+	bpfFlowFlagsFLOW_RST_BOTH     bpfFlowFlags = 384
+	bpfFlowFlagsFLOW_INNER        bpfFlowFlags = 512
+	bpfFlowFlagsFLOW_HA           bpfFlowFlags = 1024
+	bpfFlowFlagsFLOW_TCP          bpfFlowFlags = 2048
+	bpfFlowFlagsFLOW_OVER_CLIENT  bpfFlowFlags = 4096
+	bpfFlowFlagsFLOW_OVER_BACKEND bpfFlowFlags = 8192
+	bpfFlowFlagsFLOW_OVER_BOTH    bpfFlowFlags = 12288
 )
 
 type bpfFlowKey struct {

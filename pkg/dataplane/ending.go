@@ -15,8 +15,8 @@ type nudge struct {
 	backend     bool
 }
 
-// nudgeTries is how often an end is asked, once a sweep; a lost packet is asked for again.
-const nudgeTries = 3
+// nudgeTries is how often an end is asked, once a sweep: for its numbers, whether it believed the RST, and again for what was lost.
+const nudgeTries = 5
 
 // nudgesPerSweep bounds what one sweep sends; the rest comes with the next ones.
 const nudgesPerSweep = 20000
@@ -68,8 +68,9 @@ func (l lost) has(e entry) bool {
 
 // endFlows ends the pairs of addresses that are gone, and asks both ends of every ended pair for their
 // numbers: a bare ACK with made-up ones is answered with the right ones (RFC 5961, 5.2), and that
-// answer meets the ended pair and gets its RST. Nobody who is silent is waited for: the
-// pair stays until its idle timeout, and whatever an end sends first gets the RST.
+// answer meets the ended pair and gets its RST. An end that got a RST is asked as well: it ignored the RST if data
+// was on its way to it meanwhile, and says so with an ACK; where its socket is gone it says that with a RST, which ends
+// the asking. Nobody who is silent is waited for: the pair stays as long as it would, and whatever an end sends gets the RST.
 func (d *Dataplane) endFlows(ctx context.Context) error {
 	d.readers.RLock()
 	defer d.readers.RUnlock()
@@ -100,14 +101,16 @@ func (d *Dataplane) endFlows(ctx context.Context) error {
 		}
 		for _, end := range []struct {
 			backend bool
-			got     bpfFlowFlags
-		}{{false, bpfFlowFlagsFLOW_RST_CLIENT}, {true, bpfFlowFlagsFLOW_RST_BACKEND}} {
+			over    bpfFlowFlags
+		}{{false, bpfFlowFlagsFLOW_OVER_CLIENT}, {true, bpfFlowFlagsFLOW_OVER_BACKEND}} {
 			key := nudge{e.slot, e.State, end.backend}
-			if e.Rw.Tag.Of.Flags&uint16(end.got) != 0 || asked[key] >= nudgeTries {
-				again[key] = asked[key]
+			if e.Rw.Tag.Of.Flags&uint16(end.over) != 0 {
 				continue
 			}
-			if sent >= nudgesPerSweep {
+			if asked[key] >= nudgeTries || sent >= nudgesPerSweep {
+				if n := asked[key]; n > 0 {
+					again[key] = n
+				}
 				continue
 			}
 			sent++

@@ -15,7 +15,7 @@ const (
 	PhaseOpen    Phase = "open"    // established TCP, and UDP
 	PhaseClosing Phase = "closing" // FIN seen both ways
 	PhaseReset   Phase = "reset"   // RST seen
-	PhaseEnded   Phase = "ended"   // revoked: its ends are owed a RST
+	PhaseEnded   Phase = "ended"   // revoked: its ends get RSTs until both are over
 )
 
 var phases = map[bpfFlowPhase]Phase{

@@ -24,7 +24,7 @@ type SweepStats struct {
 	Ended      uint32 // pairs whose link or backend is gone
 	Freed      uint32 // entries
 	Orphans    uint32 // halves without the other
-	Unanswered uint32 // ended pairs that still owe somebody a RST
+	Unanswered uint32 // ended pairs: an end of each was not heard to be over
 }
 
 // Sweep says when the last complete sweep ended (zero = none yet), how many there were, and what the last one saw.

@@ -11,7 +11,7 @@
 // What the design leaves open is decided here, and the comments refer to these numbers.
 //
 //  1. A packet that is not forwarded changes nothing: TTL, output and size are asked, in this order,
-//     before a phase, a stamp or an entry is written. Exceptions: an end notes that it got its RST,
+//     before a phase, a stamp or an entry is written. Exceptions: an end notes that it got a RST,
 //     and a first fragment that gets no id has been through its flow already.
 //  2. A packet without a flow is asked in this order: is the address ours, is L4 well-formed, the
 //     source sane; a NAT IP opens nothing; is the link approved, is there a rule, may the packet open
@@ -37,8 +37,10 @@
 //  11. A client's SYN on a pair that is CLOSING, RESET, idle or revoked opens a new one; otherwise it is
 //     a retransmission, or an attack, and goes to the backend.
 //  12. A flow whose link or backend changed its generation is of before: the client's next datagram, or
-//     SYN, opens a new one where it may. Any other segment gets a RST, once in each direction; then
-//     the pair is dead. Until then it stays findable for one more idle timeout.
+//     SYN, opens a new one where it may. Any other segment gets a RST, each of them: the numbers of
+//     an early one are old where data was under way to its receiver, who ignores it (RFC 5961
+//     section 3.2). An end that sends a RST is over; both over, the pair is dead. Until then it stays
+//     findable for one more idle timeout, or 10 s after the later end got its first RST.
 //  13. Replies follow the client: to the MAC and interface of its last packet, noticed at once by a hash
 //     of both (16 bits), and by comparison about once a minute.
 //  14. ARP requests for an address that wants it are answered; announcements (sender = target) never.

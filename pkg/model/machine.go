@@ -253,22 +253,27 @@ func clientHash(mac MAC, out uint16) uint16 {
 	return le.Uint16(mac[0:]) ^ le.Uint16(mac[2:]) ^ le.Uint16(mac[4:]) ^ out
 }
 
-// ended answers a TCP segment of a flow that was revoked: each end gets one RST, then the pair is
-// gone (rule 12).
+// ended answers a TCP segment of a flow that was revoked, every one: the pair is gone when both ends
+// sent a RST of their own (rule 12).
 func (m *Machine) ended(p *packet, n uint32) verdict {
 	rw := &m.Table.Slots[n].RW
-	mine := uint16(FlagRSTClient)
+	told, over := uint16(FlagRSTClient), uint16(FlagOverClient)
 	if rw.reverse() {
-		mine = FlagRSTBackend
+		told, over = FlagRSTBackend, FlagOverBackend
 	}
 	if rw.phase() != PhaseEnded {
 		m.markEnded(n)
 	}
-	if rw.Flags&mine != 0 {
-		return drop(Ended)
+	if !p.isFragment() || p.flags&RST != 0 {
+		if rw.Flags&told == 0 {
+			m.Table.slot(n).Stamp = m.Now
+		}
+		m.change(n, 0, told)
 	}
-	m.change(n, 0, mine)
-	if both := uint16(FlagRSTClient | FlagRSTBackend); rw.Flags&both == both {
+	if p.flags&RST != 0 {
+		m.change(n, 0, over)
+	}
+	if rw.Flags&flagOverBoth == flagOverBoth {
 		m.endPair(n)
 	}
 	return m.refuse(p, Ended, false)

@@ -10,7 +10,7 @@ type Sweep struct {
 	Ended      uint32 // pairs whose link or backend is gone, or that are owed a RST at idle expiry
 	Freed      uint32 // entries
 	Orphans    uint32 // reverse halves without a forward half
-	Unanswered uint32 // ended pairs that still owe somebody a RST
+	Unanswered uint32 // ended pairs: an end of each was not heard to be over
 }
 
 // Sweep visits the slots first..first+count-1 (rule 22). What packets decide does not depend on when

@@ -28,6 +28,10 @@ func (m *Machine) idleLimit(flags uint16, backend uint32) uint32 {
 		return IdleClosing
 	case PhaseReset:
 		return IdleReset
+	case PhaseEnded:
+		if flags&flagRSTBoth == flagRSTBoth {
+			return IdleReset
+		}
 	}
 	b := m.Backends[backend]
 	switch {
@@ -71,8 +75,8 @@ func (m *Machine) endPair(n uint32) {
 	}
 }
 
-// markEnded leaves the pair findable, so that both ends get the RST they are owed, for one more idle
-// timeout.
+// markEnded leaves the pair findable, so that both ends get the RSTs they are owed: for one more idle
+// timeout, and where both got one for 10 s.
 func (m *Machine) markEnded(n uint32) {
 	m.change(n, phaseMask, uint16(PhaseEnded))
 	m.Table.slot(n).Stamp = m.Now

@@ -131,22 +131,27 @@ const (
 	PhaseOpen                 // established TCP, and UDP
 	PhaseClosing              // FIN seen both ways
 	PhaseReset                // RST seen; any other segment takes it back
-	PhaseEnded                // revoked: both ends are owed a RST
+	PhaseEnded                // revoked: every segment gets a RST until both ends are over
 
 	phaseMask = 7
 )
 
 // Flags of a half, beside its phase. The numbers are those of enum flow_flags.
 const (
-	FlagReverse    = 1 << 3 // the half that replies match
-	FlagFINClient  = 1 << 4
-	FlagFINBackend = 1 << 5
-	FlagAnswered   = 1 << 6 // the backend sent SYN
-	FlagRSTClient  = 1 << 7 // ended: the client got its RST
-	FlagRSTBackend = 1 << 8
-	FlagInner      = 1 << 9  // second leg of a proxied connection, or a probe
-	FlagHA         = 1 << 10 // its port domain has backend port 0
-	FlagTCP        = 1 << 11
+	FlagReverse     = 1 << 3 // the half that replies match
+	FlagFINClient   = 1 << 4
+	FlagFINBackend  = 1 << 5
+	FlagAnswered    = 1 << 6 // the backend sent SYN
+	FlagRSTClient   = 1 << 7 // ended: the client got a RST, or sent one
+	FlagRSTBackend  = 1 << 8
+	FlagInner       = 1 << 9  // second leg of a proxied connection, or a probe
+	FlagHA          = 1 << 10 // its port domain has backend port 0
+	FlagTCP         = 1 << 11
+	FlagOverClient  = 1 << 12 // ended: the client sent a RST, its socket is gone
+	FlagOverBackend = 1 << 13
+
+	flagRSTBoth  = FlagRSTClient | FlagRSTBackend
+	flagOverBoth = FlagOverClient | FlagOverBackend
 )
 
 // Timeouts and ages in seconds (DESIGN: idle means gone).

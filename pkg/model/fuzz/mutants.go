@@ -43,4 +43,6 @@ var Mutants = []Mutant{
 	{33, "the helper that adjusts TCP checksums refuses"},
 	{34, "the VLAN tag of the way in stays"},
 	{35, "no VLAN tag on the way out"},
+	{36, "an end of a revoked connection gets one RST, believed or not"},
+	{37, "a revoked pair whose ends got their RSTs keeps its port for a whole idle timeout"},
 }

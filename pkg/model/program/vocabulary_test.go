@@ -28,6 +28,7 @@ func TestVocabulary_ModelAndPrograms_Agree(t *testing.T) {
 			"FLOW_REVERSE": model.FlagReverse, "FLOW_FIN_CLIENT": model.FlagFINClient, "FLOW_FIN_BACKEND": model.FlagFINBackend,
 			"FLOW_ANSWERED": model.FlagAnswered, "FLOW_RST_CLIENT": model.FlagRSTClient, "FLOW_RST_BACKEND": model.FlagRSTBackend,
 			"FLOW_INNER": model.FlagInner, "FLOW_HA": model.FlagHA, "FLOW_TCP": model.FlagTCP,
+			"FLOW_OVER_CLIENT": model.FlagOverClient, "FLOW_OVER_BACKEND": model.FlagOverBackend,
 		},
 		"flow_kind": {"KIND_FLOW": model.KindFlow, "KIND_FRAGMENT": model.KindFragment, "KIND_IPID": model.KindIPID},
 		"timeouts": {

@@ -96,9 +96,9 @@ func lifeRows(*testing.T) []row {
 			forwards("consumer", query(), "provider", second(queried()))), nil},
 		{"RST to both at idle expiry where asked for", "sweep", steps(
 			changes(func(b *bench) { b.c.Backends[backendWeb].TCPReset = true }), opened(), sweep(301),
-			answers("provider", replied("A"), model.Ended, reset(replied("A"))), drops("provider", replied("A"), model.Ended),
-			answers("consumer", asked("A"), model.Ended, reset(asked("A"))), answers("consumer", asked("A"), model.NoFlow, reset(asked("A"))),
-			sweep(2), sweep(15)), none},
+			answers("provider", replied("A"), model.Ended, reset(replied("A"))), drops("provider", replied("R"), model.Ended),
+			answers("consumer", asked("A"), model.Ended, reset(asked("A"))), drops("consumer", asked("R"), model.Ended),
+			answers("consumer", asked("A"), model.NoFlow, reset(asked("A"))), sweep(2), sweep(15)), none},
 		{"backend removed: TCP a RST, UDP chosen anew", "core", steps(
 			opened(), forwards("consumer", query(), "provider", queried()),
 			changes(func(b *bench) { b.c.Backends[backendWeb].Gen, b.c.Backends[backendDNS].Gen = 2, 2 }),

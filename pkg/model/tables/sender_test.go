@@ -16,7 +16,21 @@ func reject(slot uint32) func(*bench) {
 // to changes the destination.
 func to(p packet, dst model.IP) packet { return p.with(func(p *packet) { p.dst = dst }) }
 
-// port changes the destination port.
+// newer acknowledges more, as an end does that got data which was under way.
+func newer(p packet) packet {
+	return p.with(func(p *packet) {
+		tcp := *p.tcp
+		tcp.Ack += 1448
+		p.tcp = &tcp
+	})
+}
+
+// firstFragment is the first of several, with 24 bytes of data.
+func firstFragment(p packet) packet {
+	return p.with(func(p *packet) { p.more, p.payload = true, make([]byte, 20) })
+}
+
+// toPort changes the destination port.
 func toPort(p packet, port uint16) packet {
 	return p.with(func(p *packet) {
 		if p.tcp != nil {
@@ -78,15 +92,37 @@ func senderRows(t *testing.T) []row {
 			drops("consumer", to(syn, pending), model.NotApproved),
 			drops("consumer", to(ack, pending), model.NotApproved),
 			drops("consumer", to(query(), pending), model.NotApproved)), nil},
-		{"link was approved, flow of before: SYN nothing, others a RST to both ends once each, UDP nothing", "core track", steps(
+		{"link was approved, flow of before: SYN nothing, others a RST to both ends until they are over, UDP nothing", "core track", steps(
 			opened(), forwards("consumer", query(), "provider", queried()), changes(reject(linkApproved)),
 			drops("consumer", syn, model.NotApproved),
 			answers("consumer", ack, model.Ended, reset(ack)),
-			drops("consumer", ack, model.Ended),
+			answers("consumer", newer(ack), model.Ended, reset(newer(ack))),
+			drops("consumer", rst, model.Ended),
 			answers("provider", replied("A"), model.Ended, reset(replied("A"))),
+			answers("consumer", ack, model.Ended, reset(ack)),
+			drops("provider", replied("R"), model.Ended),
+			drops("consumer", ack, model.NotApproved),
 			answers("provider", replied("A"), model.NATNoFlow, reset(replied("A"))),
 			drops("consumer", query(), model.NotApproved),
 			drops("provider", answer(), model.Ended)), nil},
+		{"link was approved, flow of before: the first segment is a RST, and a fragment gets none", "core track", steps(
+			opened(), changes(reject(linkApproved)),
+			drops("consumer", rst, model.Ended),
+			drops("provider", firstFragment(replied("A")), model.Ended),
+			sweep(11), answers("provider", replied("A"), model.Ended, reset(replied("A"))),
+			drops("provider", replied("RA"), model.Ended),
+			drops("consumer", ack, model.NotApproved)), nil},
+		{"link was approved, flow of before: both ends got their RSTs and are silent: gone 10 s later", "track sweep", steps(
+			opened(), changes(reject(linkApproved)),
+			answers("consumer", ack, model.Ended, reset(ack)), sweep(200),
+			answers("provider", replied("A"), model.Ended, reset(replied("A"))), sweep(10),
+			answers("provider", replied("A"), model.Ended, reset(replied("A"))), sweep(1),
+			answers("provider", replied("A"), model.NATNoFlow, reset(replied("A"))),
+			drops("consumer", ack, model.NotApproved), sweep(2), sweep(15)), none},
+		{"link was approved, flow of before: one end is never heard of: gone after its idle timeout", "track sweep", steps(
+			opened(), changes(reject(linkApproved)),
+			answers("consumer", ack, model.Ended, reset(ack)), drops("consumer", rst, model.Ended), sweep(300),
+			answers("consumer", ack, model.Ended, reset(ack)), sweep(1), drops("consumer", ack, model.NotApproved), sweep(15)), none},
 		{"approved, port without rule: RST, RST, nothing", "admit answer", steps(
 			answers("consumer", toPort(syn, 81), model.NoRule, reset(toPort(syn, 81))),
 			answers("consumer", toPort(ack, 81), model.NoRule, reset(toPort(ack, 81))),
