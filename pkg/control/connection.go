@@ -13,17 +13,21 @@ import (
 // Decide approves or rejects a connection, at once and as often as asked: what was rejected can be approved
 // again. id is SERVICE/privateEndpointConnections/NAME. A document without a state changes the own
 // properties only.
-func (c *Controller) Decide(ctx context.Context, who auth.Actor, id api.ID, doc api.PrivateEndpointConnection) (*api.PrivateEndpointConnection, error) {
+func (c *Controller) Decide(ctx context.Context, who auth.Actor, id api.ID, doc api.PrivateEndpointConnection, when Conditions) (*api.PrivateEndpointConnection, error) {
 	if err := who.Check(auth.Write, id.Parent()); err != nil {
 		return nil, err
 	}
 	if err := doc.Validate(); err != nil {
 		return nil, err
 	}
+	var would *api.PrivateEndpointConnection
 	err := c.update(ctx, who, func(t *tx) error {
 		old := t.view.connections[id.Key()]
 		if old == nil {
 			return api.NotFound(id)
+		}
+		if err := when.Check(&id, etagOf(old.revision)); err != nil {
+			return err
 		}
 		if err := beingDeleted(t.view.records[old.serviceKey]); err != nil {
 			return err
@@ -44,10 +48,14 @@ func (c *Controller) Decide(ctx context.Context, who auth.Actor, id api.ID, doc 
 		if reflect.DeepEqual(x, *old) {
 			return nil
 		}
-		return t.setConnection(&x)
+		if err := t.setConnection(&x); err != nil || !when.DryRun {
+			return err
+		}
+		would = c.presentConnection(t.view, &x)
+		return errDryRun
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || would != nil {
+		return would, err
 	}
 	return c.Connection(ctx, who, id)
 }
@@ -128,19 +136,25 @@ func (v *view) ofService(key string) []*connection {
 
 // Remove takes a connection away, in any state. Its endpoint becomes Disconnected and keeps its address; it
 // may ask again and gets another LinkID then. Removing what is not there is no error; ok is false then.
-func (c *Controller) Remove(ctx context.Context, who auth.Actor, id api.ID) (ok bool, err error) {
+func (c *Controller) Remove(ctx context.Context, who auth.Actor, id api.ID, when Conditions) (ok bool, err error) {
 	if err := who.Check(auth.Write, id.Parent()); err != nil {
 		return false, err
 	}
 	err = c.update(ctx, who, func(t *tx) error {
 		x := t.view.connections[id.Key()]
 		if ok = x != nil; !ok {
-			return nil
+			return when.Check(nil, "")
+		}
+		if err := when.Check(&id, etagOf(x.revision)); err != nil {
+			return err
 		}
 		if err := beingDeleted(t.view.records[x.serviceKey]); err != nil {
 			return err
 		}
-		return t.disconnect(x, "The connection was removed by the provider")
+		if err := t.disconnect(x, "The connection was removed by the provider"); err != nil || !when.DryRun {
+			return err
+		}
+		return errDryRun
 	})
 	return ok, err
 }

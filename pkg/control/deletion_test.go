@@ -51,8 +51,8 @@ func TestDeletion_WhileFlowsAreLeft_DeletingAndClosed(t *testing.T) {
 	approve := api.PrivateEndpointConnection{Properties: api.ConnectionProperties{PrivateLinkServiceConnectionState: &api.ConnectionState{Status: api.Approved}}}
 	for what, do := range map[string]func() error{
 		"put":     func() error { _, err := w.try(theService, "%s", serviceDoc(open)); return err },
-		"approve": func() error { _, err := w.Decide(ctx, root("p"), at, approve); return err },
-		"remove":  func() error { _, err := w.Remove(ctx, root("p"), at); return err },
+		"approve": func() error { _, err := w.Decide(ctx, root("p"), at, approve, Conditions{}); return err },
+		"remove":  func() error { _, err := w.Remove(ctx, root("p"), at, Conditions{}); return err },
 	} {
 		refused := (*api.Error)(nil)
 		if err := do(); !errors.As(err, &refused) || refused.Status != 409 || refused.Code != api.CodeBeingDeleted || refused.Message != "privateLinkServices/web is being deleted" {

@@ -100,7 +100,7 @@ func Example_flow() {
 		panic(err)
 	}
 	decided, err := c.Decide(ctx, provider, id, api.PrivateEndpointConnection{Properties: api.ConnectionProperties{
-		PrivateLinkServiceConnectionState: &api.ConnectionState{Status: api.Approved, Description: "welcome"}}})
+		PrivateLinkServiceConnectionState: &api.ConnectionState{Status: api.Approved, Description: "welcome"}}}, control.Conditions{})
 	if err != nil {
 		panic(err)
 	}

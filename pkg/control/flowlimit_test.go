@@ -43,7 +43,7 @@ func TestFlowLimit_OfServiceAndConnection_Asked(t *testing.T) {
 	connection := at.Sub(api.PrivateEndpointConnections, w.connection(theService).Name)
 	limit := func(n int64) error {
 		_, err := w.Decide(context.Background(), root(at.Subscription), connection,
-			api.PrivateEndpointConnection{Properties: api.ConnectionProperties{ConnectionOwn: api.ConnectionOwn{MaxFlows: api.Set(n)}}})
+			api.PrivateEndpointConnection{Properties: api.ConnectionProperties{ConnectionOwn: api.ConnectionOwn{MaxFlows: api.Set(n)}}}, Conditions{})
 		return err
 	}
 	if err := limit(tablePairs + 1); err == nil || !strings.Contains(err.Error(), "properties.maxFlows: 100001 is not within 1..100000") {

@@ -135,7 +135,7 @@ func TestConnection_RejectedAndApprovedBetweenTwoApplies_ChangesEpoch(t *testing
 	at := id(theService).Sub(api.PrivateEndpointConnections, w.connection(theService).Name)
 	for _, s := range []api.ConnectionStatus{api.Rejected, api.Approved} {
 		_, err := w.Decide(context.Background(), root("p"), at, api.PrivateEndpointConnection{Properties: api.ConnectionProperties{
-			PrivateLinkServiceConnectionState: &api.ConnectionState{Status: s}}})
+			PrivateLinkServiceConnectionState: &api.ConnectionState{Status: s}}}, Conditions{})
 		must(t, err)
 	}
 	w.sync()

@@ -106,6 +106,15 @@ func changeable(id api.ID) bool {
 	return slices.Contains([]string{api.Subnets, api.Peerings, api.BackendAddressPools, api.InboundNATRules}, id.ChildType)
 }
 
+// checkPart holds conditions against a part of a resource that exists.
+func checkPart(when Conditions, parent *record, id api.ID) error {
+	list := partList(parent.resource, id.ChildType)
+	if !list.IsValid() || findPart(list, id.Child) < 0 {
+		return when.Check(nil, "")
+	}
+	return when.Check(&id, etag(parent))
+}
+
 func (c *Controller) changePart(ctx context.Context, who auth.Actor, id api.ID, when Conditions, change func(api.Resource, reflect.Value) error) (Outcome, error) {
 	if err := who.Check(auth.Write, id.Parent()); err != nil {
 		return Outcome{}, err
@@ -113,7 +122,7 @@ func (c *Controller) changePart(ctx context.Context, who auth.Actor, id api.ID, 
 	if !changeable(id) {
 		return Outcome{}, api.NewError(405, api.CodeMethodNotAllowed, "", "%s are written with their %s only", id.ChildType, api.Kind(id.Type).Noun())
 	}
-	step := Step{ID: id.Parent(), When: when, change: func(r api.Resource) error { return change(r, partList(r, id.ChildType)) }}
+	step := Step{ID: id.Parent(), When: when, part: id, change: func(r api.Resource) error { return change(r, partList(r, id.ChildType)) }}
 	out, err := c.batch(ctx, who, []Step{step}, when.DryRun)
 	if err != nil {
 		return Outcome{}, err

@@ -13,9 +13,10 @@ import (
 
 // Conditions make a write depend on what is there.
 type Conditions struct {
-	// IfMatch is an etag that the resource must have, or "*" for any. Empty: no condition.
+	// IfMatch are etags of which the resource must have one, with commas, or "*" for any. A part has its resource's. Empty: no
+	// condition.
 	IfMatch string
-	// IfNoneMatch is "*" for a resource that must not exist. Empty: no condition.
+	// IfNoneMatch is "*" for a resource or part that must not exist. Empty: no condition.
 	IfNoneMatch string
 	// DryRun checks everything and changes nothing.
 	DryRun bool
@@ -60,8 +61,9 @@ type Step struct {
 	Put    api.Resource // nil: delete
 	Delete DeleteOptions
 	When   Conditions // DryRun is the Batch's
-	// change makes the document from what is there.
+	// change makes the document from what is there; part is the part of it that the conditions are about, if any.
 	change func(api.Resource) error
+	part   api.ID
 	// terse says that the outcome may be the Controller's own, as it is not shown to anybody.
 	terse bool
 }
@@ -160,7 +162,11 @@ func stepError(steps []Step, i int, err error) error {
 
 func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
 	old := t.view.records[s.ID.Key()]
-	if err := checkConditions(s.When, old); err != nil {
+	if s.part.Child != "" && old != nil {
+		if err := checkPart(s.When, old, s.part); err != nil {
+			return Outcome{}, err
+		}
+	} else if err := checkConditions(s.When, old); err != nil {
 		return Outcome{}, err
 	}
 	if err := beingDeleted(old); err != nil {
@@ -295,16 +301,40 @@ func (t *tx) linked(id api.ID, doc, previous api.Resource) error {
 }
 
 func checkConditions(when Conditions, old *record) error {
-	switch {
-	case when.IfNoneMatch != "" && old != nil && (when.IfNoneMatch == "*" || when.IfNoneMatch == etag(old)):
-		return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, "If-None-Match", "%s exists", old.id.Short())
-	case when.IfMatch == "" || old != nil && (when.IfMatch == "*" || when.IfMatch == etag(old)):
-		return nil
-	case old == nil:
-		return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, "If-Match", "the resource does not exist")
+	if old == nil {
+		return when.Check(nil, "")
 	}
-	return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, "If-Match", "%s was changed: its etag is %s", old.id.Short(), etag(old))
+	return when.Check(&old.id, etag(old))
+}
+
+// Check holds the conditions against what is there (nil: nothing) and its etag.
+func (when Conditions) Check(there *api.ID, tag string) error {
+	failed := func(condition, format string, args ...any) error {
+		return api.NewError(http.StatusPreconditionFailed, api.CodePrecondition, condition, format, args...)
+	}
+	switch {
+	case there != nil && names(when.IfNoneMatch, tag):
+		return failed("If-None-Match", "%s exists", there.Short())
+	case when.IfMatch == "" || there != nil && names(when.IfMatch, tag):
+		return nil
+	case there == nil:
+		return failed("If-Match", "the resource does not exist")
+	}
+	return failed("If-Match", "%s was changed: its etag is %s", there.Short(), tag)
+}
+
+// names tells whether a condition, "*" or a list of etags, names this one. All etags are weak, as ARM's are, and conditions
+// take them all the same.
+func names(condition, tag string) bool {
+	for _, one := range strings.Split(condition, ",") {
+		if one = strings.TrimSpace(one); one == "*" || one == tag {
+			return true
+		}
+	}
+	return false
 }
 
 // etag is the version of a resource as its own writes change it.
-func etag(r *record) string { return fmt.Sprintf(`W/"%d"`, r.revision) }
+func etag(r *record) string { return etagOf(r.revision) }
+
+func etagOf(revision uint64) string { return fmt.Sprintf(`W/"%d"`, revision) }

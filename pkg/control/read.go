@@ -240,7 +240,7 @@ func (c *Controller) presentConnection(v *view, x *connection) *api.PrivateEndpo
 	id, s := x.id(), x.State
 	p := &api.PrivateEndpointConnection{Part: api.Part{
 		ID: id.String(), Name: x.Name, Type: api.PrivateLinkServices.Type() + "/" + api.PrivateEndpointConnections,
-		Etag: fmt.Sprintf(`W/"%d"`, x.revision),
+		Etag: etagOf(x.revision),
 	}}
 	p.Properties.PrivateLinkServiceConnectionState = &s
 	p.Properties.LinkIdentifier = strconv.FormatUint(uint64(x.LinkID), 10)

@@ -136,7 +136,7 @@ func TestJournal_EveryKindOfWrite_FromBeforeAfter(t *testing.T) {
 	decide := func(status api.ConnectionStatus) error {
 		at := id(theService).Sub(api.PrivateEndpointConnections, w.connection(theService).Name)
 		_, err := w.Decide(ctx, by, at, api.PrivateEndpointConnection{Properties: api.ConnectionProperties{
-			PrivateLinkServiceConnectionState: &api.ConnectionState{Status: status, Description: "because"}}})
+			PrivateLinkServiceConnectionState: &api.ConnectionState{Status: status, Description: "because"}}}, Conditions{})
 		return err
 	}
 	put := func(name, format string, args ...any) func() error {
@@ -169,7 +169,7 @@ func TestJournal_EveryKindOfWrite_FromBeforeAfter(t *testing.T) {
 		{"approved", func() error { return decide(api.Approved) }, [][4]string{{"change", "connection", `"status":"Pending"`, `"decidedBy":"root"`}}},
 		{"rejected", func() error { return decide(api.Rejected) }, [][4]string{{"change", "connection", `"status":"Approved"`, `"description":"because"`}}},
 		{"removed", func() error {
-			_, err := w.Remove(ctx, by, id(theService).Sub(api.PrivateEndpointConnections, w.connection(theService).Name))
+			_, err := w.Remove(ctx, by, id(theService).Sub(api.PrivateEndpointConnections, w.connection(theService).Name), Conditions{})
 			return err
 		}, [][4]string{{"delete", "connection", `"status":"Rejected"`, "-"}}},
 		{"batch", func() error {

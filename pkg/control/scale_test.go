@@ -89,7 +89,7 @@ func BenchmarkControl(b *testing.B) {
 			at, _ := api.ParseID(list[i%len(list)].ID, api.ID{})
 			start := time.Now()
 			if _, err := w.Decide(ctx, operator(), at, api.PrivateEndpointConnection{Properties: api.ConnectionProperties{
-				PrivateLinkServiceConnectionState: &api.ConnectionState{Status: status}}}); err != nil {
+				PrivateLinkServiceConnectionState: &api.ConnectionState{Status: status}}}, Conditions{}); err != nil {
 				b.Fatal(err)
 			}
 			w.sync()

@@ -230,7 +230,7 @@ func (w *world) decide(service string, status api.ConnectionStatus, description 
 	c := w.connection(service)
 	_, err := w.Decide(context.Background(), root(at.Subscription), at.Sub(api.PrivateEndpointConnections, c.Name),
 		api.PrivateEndpointConnection{Properties: api.ConnectionProperties{
-			PrivateLinkServiceConnectionState: &api.ConnectionState{Status: status, Description: description}}})
+			PrivateLinkServiceConnectionState: &api.ConnectionState{Status: status, Description: description}}}, Conditions{})
 	w.sync()
 	return err
 }
@@ -238,7 +238,7 @@ func (w *world) decide(service string, status api.ConnectionStatus, description 
 func (w *world) remove(service string) {
 	w.Helper()
 	at := id(service)
-	ok, err := w.Remove(context.Background(), root(at.Subscription), at.Sub(api.PrivateEndpointConnections, w.connection(service).Name))
+	ok, err := w.Remove(context.Background(), root(at.Subscription), at.Sub(api.PrivateEndpointConnections, w.connection(service).Name), Conditions{})
 	if !ok || err != nil {
 		w.Fatalf("remove: %v %v", ok, err)
 	}

@@ -88,6 +88,97 @@ func TestARM_Conditions_EtagDecides(t *testing.T) {
 	}
 }
 
+// Every write that ARM gives an etag takes conditions: parts have that of their resource, connections one of their own.
+func TestARM_ConditionsOnPartsConnectionsAndTags_Decide(t *testing.T) {
+	w := newWorld(t)
+	w.make()
+	connection := plsPath + "/privateEndpointConnections/" + w.connection()
+	etag := func(path string) string { t.Helper(); return w.do("root", "GET", path, "").header.Get("ETag") }
+	subnet := func(prefix string) string { return `{"properties":{"addressPrefix":"` + prefix + `"}}` }
+	decision := func(text string) string {
+		return `{"properties":{"privateLinkServiceConnectionState":{"status":"Approved","description":"` + text + `"}}}`
+	}
+	const peering = `{"properties":{"remoteVirtualNetwork":{"id":"` + rg + `/virtualNetworks/other"}}}`
+	if got := w.do("root", "PUT", rg+"/virtualNetworks/other", strings.ReplaceAll(netBody, "10.0.", "10.5.")); got.status != 201 {
+		t.Fatal(got.body)
+	}
+	rule := strings.Replace(lbBody[strings.Index(lbBody, `{"name":"ssh"`):strings.Index(lbBody, `]}}`)], "22", "23", 1)
+	rule = strings.Replace(rule, "ssh", "new", 1)
+	for _, c := range []struct {
+		method, path, body, condition string
+		want                          int
+	}{
+		{"PUT", netPath + "/subnets/b", subnet("10.0.1.0/24"), "If-None-Match: *", 201},
+		{"PUT", netPath + "/subnets/b", subnet("10.0.2.0/24"), "If-None-Match: *", 412},
+		{"PUT", netPath + "/subnets/c", subnet("10.0.3.0/24"), "If-Match: *", 412},
+		{"PUT", netPath + "/subnets/b", subnet("10.0.2.0/24"), "If-Match: *", 200},
+		{"PUT", netPath + "/subnets/b", subnet("10.0.4.0/24"), `If-Match: W/"1"`, 412},
+		{"PUT", netPath + "/subnets/b", subnet("10.0.4.0/24"), "If-Match: ETAG", 200},
+		{"PUT", netPath + "/subnets/b", subnet("10.0.5.0/24"), `If-Match: W/"1", ETAG`, 200},
+		{"DELETE", netPath + "/subnets/b", "", `If-Match: W/"1"`, 412},
+		{"DELETE", netPath + "/subnets/b", "", "If-Match: ETAG", 200},
+		{"DELETE", netPath + "/subnets/b", "", "If-Match: *", 412},
+		{"DELETE", netPath + "/subnets/b", "", "If-None-Match: x", 204},
+		{"PUT", netPath + "/virtualNetworkPeerings/p", peering, "If-None-Match: *", 201},
+		{"PUT", netPath + "/virtualNetworkPeerings/p", peering, "If-None-Match: *", 412},
+		{"PUT", lbPath + "/backendAddressPools/q", `{}`, "If-None-Match: *", 201},
+		{"PUT", lbPath + "/backendAddressPools/q", `{}`, "If-None-Match: *", 412},
+		{"PUT", lbPath + "/inboundNatRules/new", rule, "If-None-Match: *", 201},
+		{"PUT", lbPath + "/inboundNatRules/new", rule, "If-None-Match: *", 412},
+		{"PATCH", netPath, `{"tags":{"a":"1"}}`, `If-Match: W/"1"`, 412},
+		{"PATCH", netPath, `{"tags":{"a":"1"}}`, "If-None-Match: *", 412},
+		{"PATCH", netPath, `{"tags":{"a":"1"}}`, "If-Match: ETAG", 200},
+		{"PATCH", netPath, `{"tags":{"a":"2"}}`, "If-Match: *", 200},
+		{"PUT", connection, decision("a"), `If-Match: W/"1"`, 412},
+		{"PUT", connection, decision("a"), "If-Match: ETAG", 200},
+		{"PUT", connection, decision("b"), "If-Match: *", 200},
+		{"PUT", connection, decision("c"), "If-None-Match: *", 412},
+		{"DELETE", connection, "", `If-Match: W/"1"`, 412},
+		{"DELETE", connection, "", "If-Match: ETAG", 200},
+		{"DELETE", connection, "", "If-Match: *", 412},
+	} {
+		before := w.controller.Revision()
+		got := w.do("root", c.method, c.path, c.body, strings.Replace(c.condition, "ETAG", etag(c.path), 1))
+		if got.status != c.want || c.want == 412 && got.code() != string(api.CodePrecondition) {
+			t.Errorf("%s %s %s: %d %s, want %d", c.method, c.path, c.condition, got.status, got.body, c.want)
+		}
+		if c.want == 412 && w.controller.Revision() != before {
+			t.Errorf("%s %s %s was refused and changed something", c.method, c.path, c.condition)
+		}
+	}
+}
+
+// An etag is the version of what was written. What others did shows in the answer too (states, connections), so nobody is
+// told that what he has is still true.
+func TestARM_GetWithIfNoneMatch_AnswersInFull(t *testing.T) {
+	w := newWorld(t)
+	w.make()
+	first := w.do("root", "GET", plsPath, "")
+	if got := w.do("root", "DELETE", pePath, ""); got.status != 200 {
+		t.Fatal(got.body)
+	}
+	got := w.do("root", "GET", plsPath, "", "If-None-Match: "+first.header.Get("ETag"))
+	if got.status != 200 || got.header.Get("ETag") != first.header.Get("ETag") || got.body == first.body {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+}
+
+func TestARM_DryRunOfADecision_ChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.make()
+	connection, before := plsPath+"/privateEndpointConnections/"+w.connection(), w.controller.Revision()
+	got := w.do("root", "PUT", connection+"?dryRun=true", `{"properties":{"privateLinkServiceConnectionState":{"status":"Approved"}}}`)
+	if got.status != 200 || !strings.Contains(got.body, `"status":"Approved"`) {
+		t.Errorf("dry run: %d %s", got.status, got.body)
+	}
+	if got := w.do("root", "DELETE", connection+"?dryRun=true", ""); got.status != 200 {
+		t.Errorf("dry run: %d %s", got.status, got.body)
+	}
+	if got := w.do("root", "GET", connection, ""); w.controller.Revision() != before || !strings.Contains(got.body, `"status":"Pending"`) {
+		t.Errorf("afterwards: %s", got.body)
+	}
+}
+
 func TestARM_List_PagesFollowEachOther(t *testing.T) {
 	w := newWorld(t)
 	for _, name := range []string{"c", "A", "b", "d", "E"} {

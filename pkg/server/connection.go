@@ -49,9 +49,12 @@ func (s *Server) decideConnection(r *request) (*response, error) {
 	if decision.Name != "" && !strings.EqualFold(decision.Name, id.Child) {
 		return nil, api.Invalid("name", "%q is not the name in the path, %q", decision.Name, id.Child)
 	}
-	connection, err := s.options.Controller.Decide(r.Context(), r.actor, id, decision)
+	connection, err := s.options.Controller.Decide(r.Context(), r.actor, id, decision, conditionsOf(r))
 	if err != nil {
 		return nil, err
+	}
+	if conditionsOf(r).DryRun {
+		return &response{status: http.StatusOK, header: etagHeader(connection.Etag), body: connection}, nil
 	}
 	if err := s.agree(r); err != nil {
 		return nil, err
@@ -67,7 +70,7 @@ func (s *Server) removeConnection(r *request) (*response, error) {
 	if err != nil {
 		return nil, err
 	}
-	existed, err := s.options.Controller.Remove(r.Context(), r.actor, id)
+	existed, err := s.options.Controller.Remove(r.Context(), r.actor, id, conditionsOf(r))
 	switch {
 	case err != nil && !api.IsNotFound(err):
 		return nil, err

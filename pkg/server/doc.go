@@ -10,6 +10,8 @@
 //   - Paths compare without case, ids keep the spelling of the request that made them.
 //   - What is quick is answered at once; what is not has an absolute URL to poll, which needs no
 //     memory of the server's and outlives its restart.
+//   - An etag is the version of what was written to a resource, a part has its resource's, a connection its own. Writes hold
+//     If-Match and If-None-Match against it. Answers also show what others did, so GET never says "not modified".
 //   - Links in answers name the host the request was sent to.
 //   - An error answer is ARM's error body; what the server did wrong itself is logged with its
 //     cause and answered without it.

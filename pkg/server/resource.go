@@ -98,14 +98,18 @@ func (s *Server) patchTags(kind api.Kind) func(*request) (*response, error) {
 		if err := r.body(&body); err != nil {
 			return nil, err
 		}
+		asked := conditionsOf(r)
 		for try := 1; ; try++ {
 			current, err := s.options.Controller.Get(r.Context(), r.actor, id)
 			if err != nil {
 				return nil, err
 			}
+			if err := asked.Check(&id, current.Meta().Etag); err != nil {
+				return nil, err
+			}
 			resource := api.Clone(current)
 			resource.Meta().Tags = body.Tags
-			answer, err := s.write(r, id, resource, control.Conditions{IfMatch: current.Meta().Etag})
+			answer, err := s.write(r, id, resource, control.Conditions{IfMatch: current.Meta().Etag, DryRun: asked.DryRun})
 			if refused := api.AsError(err); refused != nil && refused.Status == http.StatusPreconditionFailed && r.Context().Err() == nil && try < tagTries {
 				continue
 			}
