@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -84,10 +86,10 @@ func (b *balanced) apply(documents string) {
 }
 
 // publish makes a service of the load balancer, approved for the consumer.
-func (b *balanced) publish() {
+func (b *balanced) publish(flags ...string) {
 	b.t.Helper()
 	var made struct{ ID string }
-	read(b.t, b.must("service create shop --lb web --nat-subnet servers --nat-ip-count 1 --visibility * --auto-approval * -o json"), &made)
+	read(b.t, b.must("service create shop --lb web --nat-subnet servers --nat-ip-count 1 --visibility * --auto-approval * -o json "+strings.Join(flags, " ")), &made)
 	b.must("endpoint create to-shop --vnet home --subnet default --ip 10.0.1.10 --service " + made.ID)
 }
 
@@ -96,6 +98,7 @@ type pool struct {
 	members []string // addresses; with "!" adminState Down, with "^" adminState Up
 	drain   int      // seconds
 	probed  bool
+	probe   string // protocol with what belongs to it, Tcp by default; all but Tcp to port 8000
 	allUp   bool   // noHealthyBackendsBehavior AllProbedUp
 	more    string // of the load balancer's properties
 }
@@ -115,13 +118,17 @@ func (b *balanced) balance(p pool) {
 			strings.ReplaceAll(ip, ".", "-"), ip, state))
 	}
 	probe, behavior := "", "AllProbedDown"
+	alive := "Tcp, port: 7000"
+	if p.probe != "" && p.probe != "Tcp" {
+		alive = p.probe + ", port: 8000"
+	}
 	if p.probed {
 		probe = ", probe: {id: loadBalancers/web/probes/alive}"
 	}
 	if p.allUp {
 		behavior = "AllProbedUp"
 	}
-	b.apply(strings.NewReplacer("MEMBERS", strings.Join(members, ", "), "DRAIN", fmt.Sprint(p.drain), "BEHAVIOR", behavior, "PROBE", probe, "MORE", p.more).Replace(`
+	b.apply(strings.NewReplacer("MEMBERS", strings.Join(members, ", "), "DRAIN", fmt.Sprint(p.drain), "BEHAVIOR", behavior, "PROBE", probe, "ALIVE", alive, "MORE", p.more).Replace(`
 type: Microsoft.Network/loadBalancers
 name: web
 location: local
@@ -133,7 +140,7 @@ properties:
   - {name: pool, properties: {drainPeriodInSeconds: DRAIN, loadBalancerBackendAddresses: [MEMBERS]}}
   - {name: other, properties: {loadBalancerBackendAddresses: []}}
   probes:
-  - {name: alive, properties: {protocol: Tcp, port: 7000, intervalInSeconds: 5, probeThreshold: 1, noHealthyBackendsBehavior: BEHAVIOR}}
+  - {name: alive, properties: {protocol: ALIVE, intervalInSeconds: 5, probeThreshold: 1, noHealthyBackendsBehavior: BEHAVIOR}}
   loadBalancingRules:
   - {name: tcp, properties: {protocol: Tcp, frontendPort: 7000, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}PROBE}}
   - {name: udp, properties: {protocol: Udp, frontendPort: 7000, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}PROBE}}
@@ -173,6 +180,19 @@ func (b *balanced) serve(ip string) {
 			}()
 		}
 	}()
+}
+
+// web serves plain HTTP on a backend's port 8000: its address.
+func (b *balanced) web(ip string) {
+	b.t.Helper()
+	l, err := b.backends[ip].Listen("tcp4", ip+":8000")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, ip) }),
+		ErrorLog: log.New(io.Discard, "", 0)}
+	go func() { _ = server.Serve(l) }()
+	b.OnClose(func() { server.Close() })
 }
 
 // wantReset waits until a backend has seen the reset of the one connection to it.
@@ -299,6 +319,37 @@ func (b *balanced) served(from *lab.Namespace, to string) (by map[string]int, fa
 		by[name]++
 	}
 	return by, failed
+}
+
+// open dials fifty times a second until the returned function is called, which says who answered how often, and what failed.
+func (b *balanced) open(from *lab.Namespace, to string) func() (by map[string]int, failed []error) {
+	by := map[string]int{}
+	var failed []error
+	ended, stop := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+			c, name, err := b.dial(from, "tcp4", to)
+			if err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			c.Close()
+			by[name]++
+		}
+	}()
+	return func() (map[string]int, []error) {
+		close(stop)
+		<-ended
+		return by, failed
+	}
 }
 
 // count sends numbered datagrams on a flow to a backend until the returned function is called, which says how many were

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -136,7 +137,8 @@ func (a applier) Apply(ctx context.Context, s dataplane.State) (dataplane.Result
 	return result, nil
 }
 
-// backends are those of a load balancer's rules: each once, as the service sees it if there is one.
+// backends are those of a load balancer's rules: each once, as the service sees it if there is one. Where the service sends
+// a PROXY header and the frontend's own clients see something else, that is told too.
 func (in *inside) backends(loadBalancer string, unresolved []dataplane.Unresolved) []api.BackendHealth {
 	in.mu.Lock()
 	state := in.state
@@ -145,30 +147,35 @@ func (in *inside) backends(loadBalancer string, unresolved []dataplane.Unresolve
 	for _, x := range unresolved {
 		silent[x.Address] = x.Why
 	}
+	balancer := strings.ToLower(loadBalancer) + "/"
 	type place struct{ rule, address string }
 	seen := make(map[place]int)
 	list := []api.BackendHealth{}
-	for _, set := range state.RuleSets {
-		for _, rule := range set.Rules {
-			name, ok := strings.CutPrefix(rule.Key, set.Key+"|"+strings.ToLower(loadBalancer)+"/"+strings.ToLower(api.LoadBalancingRules)+"/")
-			if !ok {
+	for _, frontends := range []bool{false, true} {
+		for _, set := range state.RuleSets {
+			if strings.HasPrefix(set.Key, balancer) != frontends {
 				continue
 			}
-			for _, t := range rule.Targets {
-				b := in.backend(name, t, silent[dataplane.Address{Network: set.Network, Addr: t.Addr}])
-				at := place{name, b.Address}
-				if i, ok := seen[at]; ok {
-					// The frontend itself and its service: what is wrong in either is worth more.
-					if list[i].State == api.BackendUp && b.State != api.BackendUp {
-						list[i] = b
-					}
+			for _, rule := range set.Rules {
+				name, ok := strings.CutPrefix(rule.Key, set.Key+"|"+balancer+strings.ToLower(api.LoadBalancingRules)+"/")
+				if !ok {
 					continue
 				}
-				seen[at] = len(list)
-				list = append(list, b)
+				for _, t := range rule.Targets {
+					b := in.backend(name, t, silent[dataplane.Address{Network: set.Network, Addr: t.Addr}])
+					at := place{name, b.Address}
+					i, ok := seen[at]
+					if !ok {
+						seen[at] = len(list)
+						list = append(list, b)
+					} else if b.State != list[i].State {
+						list[i].Reason += fmt.Sprintf("; without a PROXY header, for its own network, %s: %s", b.State, b.Reason)
+					}
+				}
 			}
 		}
 	}
+	slices.SortStableFunc(list, func(a, b api.BackendHealth) int { return strings.Compare(a.Rule, b.Rule) })
 	return list
 }
 

@@ -23,7 +23,7 @@ func (v *view) snapshot() snapshot {
 // compile translates resources into what the kernel has to know. It is a pure function: the same snapshot and
 // health give the same State and probes, whatever order things were made in.
 func compile(s snapshot, health Health) (dataplane.State, []Probe) {
-	c := &compiler{health: health, probes: map[string]Probe{}, owners: map[string]*api.PrivateLinkService{}, records: make(map[string]*record, len(s.records)), members: map[string][]member{},
+	c := &compiler{health: health, probes: map[string]Probe{}, owners: map[string]bool{}, records: make(map[string]*record, len(s.records)), members: map[string][]member{},
 		nats: map[string][]member{}, peers: map[string][]string{}, connections: make(map[string]*connection, len(s.connections)), held: make(map[place]bool, len(s.records)), reserved: map[string][]netip.Addr{}}
 	for _, r := range s.records {
 		c.records[r.key] = r
@@ -38,7 +38,7 @@ func compile(s snapshot, health Health) (dataplane.State, []Probe) {
 			c.addNIC(r, resource)
 		case *api.PrivateLinkService:
 			for _, ref := range resource.Properties.LoadBalancerFrontendIPConfigurations {
-				c.owners[strings.ToLower(ref.ID)] = resource
+				c.owners[strings.ToLower(ref.ID)] = true
 			}
 		}
 	}
@@ -74,7 +74,7 @@ type compiler struct {
 	peers       map[string][]string // networks whose clients reach a network's endpoints
 	connections map[string]*connection
 	probes      map[string]Probe
-	owners      map[string]*api.PrivateLinkService // of frontends
+	owners      map[string]bool // frontends that have a service
 	held        map[place]bool
 	reserved    map[string][]netip.Addr // addresses of NICs, by network
 }
@@ -153,7 +153,7 @@ func (c *compiler) frontends(state *dataplane.State, r *record, lb *api.LoadBala
 		network := subnet.Parent().Key()
 		key := r.id.Sub(api.FrontendIPConfigurations, f.Name).Key()
 		set := dataplane.RuleSet{Key: key, Network: network, Sources: []dataplane.Source{{Addr: a, Frontend: true}}}
-		set.Rules = c.rules(ruleSet{key: key, probed: c.owners[key]}, r, lb, []api.SubResource{{ID: key}})
+		set.Rules = c.rules(ruleSet{key: key, published: c.owners[key]}, r, lb, []api.SubResource{{ID: key}})
 		state.RuleSets = append(state.RuleSets, set)
 		state.Links = append(state.Links, dataplane.Link{Key: key, Network: network, Addr: a, Frontend: true, Peers: c.peers[network],
 			RuleSet: key, State: dataplane.LinkApproved})
@@ -193,7 +193,7 @@ func (c *compiler) service(r *record, service *api.PrivateLinkService) dataplane
 		return set
 	}
 	if lb, ok := rec.resource.(*api.LoadBalancer); ok {
-		set.Rules = c.rules(ruleSet{key: r.key, service: service, probed: service}, rec, lb, frontends)
+		set.Rules = c.rules(ruleSet{key: r.key, service: service}, rec, lb, frontends)
 	}
 	return set
 }
@@ -202,7 +202,8 @@ func (c *compiler) service(r *record, service *api.PrivateLinkService) dataplane
 type ruleSet struct {
 	key     string
 	service *api.PrivateLinkService // nil: the frontend itself
-	probed  *api.PrivateLinkService // whose NAT IPs the backends are probed from; nil: from the frontend
+	// published says that the frontend has a service: its backends are probed from that one's NAT IPs.
+	published bool
 }
 
 // rules are what the frontends of a load balancer offer, as a service or the frontend itself publishes it.

@@ -321,16 +321,35 @@ func TestCompile_Probes_OncePerBackendPortAndHeader(t *testing.T) {
 	if got := probes(); !reflect.DeepEqual(got, want) {
 		t.Errorf("plain\ngot  %+v\nwant %+v", got, want)
 	}
-	w.put(theService, "%s", serviceDoc(open+`,'enableProxyProtocol':true`))
-	for i := range want {
-		want[i].Key, want[i].Group, want[i].Header, want[i].Expects = want[i].Key+"|proxy", base+"|proxy", true, true
+	// The frontend's own clients send no header: the question without one stays, with what is known of it.
+	judges := func(set, address string) string {
+		t.Helper()
+		for _, x := range w.rulesOf(set)[0].Targets {
+			if x.Addr == addr(address) {
+				return x.Probe
+			}
+		}
+		return ""
 	}
-	if got := probes(); !reflect.DeepEqual(got, want) {
-		t.Errorf("PROXY\ngot  %+v\nwant %+v", got, want)
+	const fe = "p:loadBalancers/lb/frontendIPConfigurations/fe"
+	for more, kind := range map[string]string{`,'enableProxyProtocol':true`: "|proxy", `,'enableProxyProtocol':true,'proxyProbes':false`: "|expects"} {
+		w.put(theService, "%s", serviceDoc(open+more))
+		both := slices.Clone(want)
+		for i := range want {
+			other := want[i]
+			other.Key, other.Group, other.Header, other.Expects = other.Key+kind, base+kind, kind == "|proxy", true
+			both = append(both, other)
+		}
+		slices.SortFunc(both, func(a, b Probe) int { return strings.Compare(a.Key, b.Key) })
+		if got := probes(); !reflect.DeepEqual(got, both) {
+			t.Errorf("PROXY\ngot  %+v\nwant %+v", got, both)
+		}
+		if own, service := judges(fe, "10.0.1.9"), judges(theService, "10.0.1.9"); own != base+"|10.0.1.9" || service != base+"|10.0.1.9"+kind {
+			t.Errorf("%s judges the frontend, %s its service", own, service)
+		}
 	}
 	must(t, w.delete(theService, true))
 	for i := range want {
-		want[i].Key, want[i].Group, want[i].Header, want[i].Expects = strings.TrimSuffix(want[i].Key, "|proxy"), base, false, false
 		want[i].RuleSet, want[i].Rule = frontend, frontend+rule
 	}
 	if got := probes(); !reflect.DeepEqual(got, want) {

@@ -38,27 +38,9 @@ type Probe struct {
 	Header, Expects bool
 }
 
-// probe notes what a rule asks of one backend and returns its key. The frontend of a service is probed as the
-// service is.
+// probe notes what a rule asks of one backend and returns the key of what judges it. A frontend's own clients send no
+// header, so that it is judged without one whatever its service sends; the question goes out as the service's do.
 func (c *compiler) probe(set ruleSet, rule string, id api.ID, p *api.ProbeProperties, backend netip.Addr) string {
-	expects, header := false, false
-	if set.probed != nil && set.probed.Properties.EnableProxyProtocol {
-		expects, header = true, set.probed.Properties.ProxyProbes.Or(true)
-	}
-	kind := ""
-	if header {
-		kind = "|proxy"
-	} else if expects {
-		kind = "|expects"
-	}
-	key := id.Key() + "|" + backend.String() + kind
-	if set.probed != nil && set.service == nil {
-		return key // the service's rule set notes it
-	}
-	known, ok := c.probes[key]
-	if ok && known.Rule <= rule {
-		return key
-	}
 	seconds, threshold := int32(api.DefaultInterval), int32(1)
 	if p.IntervalInSeconds != nil {
 		seconds = *p.IntervalInSeconds
@@ -69,9 +51,30 @@ func (c *compiler) probe(set ruleSet, rule string, id api.ID, p *api.ProbeProper
 	case p.NumberOfProbes != nil:
 		threshold = *p.NumberOfProbes
 	}
-	c.probes[key] = Probe{Key: key, Group: id.Key() + kind, LoadBalancer: id.Parent().Key(), RuleSet: set.key, Rule: rule, Protocol: p.Protocol, Target: netip.AddrPortFrom(backend, uint16(p.Port)),
-		Path: p.RequestPath, Interval: time.Duration(seconds) * time.Second, Threshold: int(threshold), Header: header, Expects: expects}
-	return key
+	ask := Probe{Key: id.Key() + "|" + backend.String(), Group: id.Key(), LoadBalancer: id.Parent().Key(), RuleSet: set.key, Rule: rule, Protocol: p.Protocol,
+		Target: netip.AddrPortFrom(backend, uint16(p.Port)), Path: p.RequestPath, Interval: time.Duration(seconds) * time.Second, Threshold: int(threshold)}
+	if set.service == nil && set.published {
+		return ask.Key // the service's rule set notes it
+	}
+	c.note(ask)
+	if set.service == nil || !set.service.Properties.EnableProxyProtocol {
+		return ask.Key
+	}
+	kind := "|expects"
+	if ask.Expects, ask.Header = true, set.service.Properties.ProxyProbes.Or(true); ask.Header {
+		kind = "|proxy"
+	}
+	ask.Key += kind
+	ask.Group += kind
+	c.note(ask)
+	return ask.Key
+}
+
+// note keeps a question, of several rules that ask it that of the first.
+func (c *compiler) note(p Probe) {
+	if known, ok := c.probes[p.Key]; !ok || p.Rule < known.Rule {
+		c.probes[p.Key] = p
+	}
 }
 
 func (c *compiler) sortedProbes() []Probe {
