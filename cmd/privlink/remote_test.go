@@ -1,74 +1,18 @@
 package main
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/privlink/privlink/pkg/lab"
 )
-
-// authority makes certificates for a test.
-type authority struct {
-	l    *lab.Lab
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	file string
-}
-
-func newAuthority(t *testing.T, l *lab.Lab) *authority {
-	t.Helper()
-	a := &authority{l: l}
-	a.cert, a.key, a.file, _ = a.issue(t, "authority", nil)
-	return a
-}
-
-// issue makes a certificate and writes it with its key as PEM files.
-func (a *authority) issue(t *testing.T, name string, ips []net.IP) (cert *x509.Certificate, key *ecdsa.PrivateKey, certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, IPAddresses: ips,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: a.cert == nil,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile = a.l.WriteFile(name+".pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	keyFile = a.l.WriteFile(name+".key", pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}))
-	return cert, key, certFile, keyFile
-}
 
 // The demo's story with a provider known by its client certificate and a consumer known by a token, both over TLS: each does its part,
 // and neither sees or touches what is the other's.
@@ -80,10 +24,10 @@ func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
 	l.Veth(gw, "eth1", web, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.0.4/16"}})
 	l.Veth(gw, "eth2", vm, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.1.4/16"}})
 	web.Nginx(ctx, lab.NginxOptions{Listen: []string{"80"}, Files: map[string]string{"index.html": "hello"}})
-	ca := newAuthority(t, l)
-	_, _, serverCert, serverKey := ca.issue(t, "server", []net.IP{net.IPv4(127, 0, 0, 1)})
-	_, _, providerCert, providerKey := ca.issue(t, "provider", nil)
-	config := l.WriteFile("config.yaml", fmt.Appendf(nil, "listen:\n- {address: '127.0.0.1:8443', certificate: %s, key: %s, clientCA: %s}\n", serverCert, serverKey, ca.file))
+	ca := l.Authority()
+	serverCert, serverKey := ca.Issue("server", net.IPv4(127, 0, 0, 1))
+	providerCert, providerKey := ca.Issue("provider")
+	config := l.WriteFile("config.yaml", fmt.Appendf(nil, "listen:\n- {address: '127.0.0.1:8443', certificate: %s, key: %s, clientCA: %s}\n", serverCert, serverKey, ca.File))
 	d := gw.Daemon(ctx, lab.DaemonOptions{Binary: binary, Args: []string{"--config", config}})
 
 	must := func(out string, err error) string {
@@ -114,14 +58,14 @@ func TestRemote_TLSCertificateAndToken_Story(t *testing.T) {
 	// The provider says where and who by flags, the consumer by variables.
 	flags := func(subscription string, who ...string) func(line string) (string, error) {
 		return func(line string) (string, error) {
-			args := append(split(line), "--server", "https://127.0.0.1:8443", "--ca", ca.file, "--subscription", subscription)
+			args := append(split(line), "--server", "https://127.0.0.1:8443", "--ca", ca.File, "--subscription", subscription)
 			return gw.RunCommand(ctx, exec.Command(binary, append(args, who...)...))
 		}
 	}
 	variables := func(subscription string, who ...string) func(line string) (string, error) {
 		return func(line string) (string, error) {
 			cmd := exec.Command(binary, split(line)...)
-			cmd.Env = append(os.Environ(), "PRIVLINK_SERVER=https://127.0.0.1:8443", "PRIVLINK_CA="+ca.file, "PRIVLINK_SUBSCRIPTION="+subscription)
+			cmd.Env = append(os.Environ(), "PRIVLINK_SERVER=https://127.0.0.1:8443", "PRIVLINK_CA="+ca.File, "PRIVLINK_SUBSCRIPTION="+subscription)
 			cmd.Env = append(cmd.Env, who...)
 			return gw.RunCommand(ctx, cmd)
 		}

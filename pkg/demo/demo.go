@@ -48,23 +48,29 @@ func Run(ctx context.Context, o Options) error {
 	if o.Mode != "tc" && o.Mode != "xdp" {
 		return fmt.Errorf("run demo: mode %q is neither tc nor xdp", o.Mode)
 	}
-	begin := time.Now()
-	err := lab.Run(ctx, lab.Options{Name: "demo", Log: o.Out, Keep: o.Keep}, func(ctx context.Context, l *lab.Lab) error {
-		s := &show{Options: o, lab: l}
+	return lab.Run(ctx, lab.Options{Name: "demo", Log: o.Out, Keep: o.Keep}, func(ctx context.Context, l *lab.Lab) error {
+		s := &show{Options: o, lab: l, begin: time.Now()}
 		s.build(ctx)
-		for i, step := range s.steps() {
-			fmt.Fprintf(o.Out, "\n%d. %s\n", i+1, step.title)
-			if err := step.run(ctx); err != nil {
-				return fmt.Errorf("demo failed at step %d, %s: %w", i+1, step.title, err)
-			}
+		if err := s.tell(ctx); err != nil {
+			return err
 		}
-		fmt.Fprintf(o.Out, "\nAll as it should be, after %.1f s.\n", time.Since(begin).Seconds())
 		if o.Keep {
 			return s.leave()
 		}
 		return nil
 	})
-	return err
+}
+
+// tell goes through the steps.
+func (s *show) tell(ctx context.Context) error {
+	for i, step := range s.steps() {
+		fmt.Fprintf(s.Out, "\n%d. %s\n", i+1, step.title)
+		if err := step.run(ctx); err != nil {
+			return fmt.Errorf("demo failed at step %d, %s: %w", i+1, step.title, err)
+		}
+	}
+	fmt.Fprintf(s.Out, "\nAll as it should be, after %.1f s.\n", time.Since(s.begin).Seconds())
+	return nil
 }
 
 // Down removes a demo that was kept.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/privlink/privlink/pkg/lab"
 )
@@ -30,6 +32,8 @@ type account struct {
 	name         string
 	subscription string
 	daemon       *lab.Daemon
+	// remote are the flags by which it reaches the daemon over TLS, from the gateway. Without them it is root at the socket.
+	remote []string
 }
 
 // cli runs a command as this party.
@@ -39,7 +43,19 @@ func (a *account) cli(ctx context.Context, args ...string) (string, error) {
 
 func (a *account) input(ctx context.Context, stdin string, args ...string) (string, error) {
 	args = append(args, "--subscription", a.subscription, "--resource-group", resourceGroup)
-	return a.daemon.CLIInput(ctx, stdin, args...)
+	if a.remote == nil {
+		return a.daemon.CLIInput(ctx, stdin, args...)
+	}
+	cmd := exec.Command(a.daemon.Binary, append(args, a.remote...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return a.daemon.Namespace.RunCommand(ctx, cmd)
+}
+
+// attach makes an interface part of a network of this party's, which the operator does: it is the host's to give away.
+func (a *account) attach(ctx context.Context, network, ifname, mode string) error {
+	operator := account{subscription: a.subscription, daemon: a.daemon}
+	_, err := operator.cli(ctx, "vnet", "attach", network, "--interface", ifname, "--mode", mode)
+	return err
 }
 
 // consumer is a party with one VM and one endpoint.
@@ -54,6 +70,8 @@ type consumer struct {
 type show struct {
 	Options
 	lab       *lab.Lab
+	begin     time.Time
+	flags     []string       // further ones of the daemon
 	gateway   *lab.Namespace // where privlink runs, all VMs' interfaces at its other end
 	web, ssh  *lab.Namespace
 	nginx     *lab.Nginx
@@ -82,7 +100,7 @@ func (s *show) build(ctx context.Context) {
 		Sparse: map[string]int64{bigFile: 1 << 40},
 	})
 	s.ssh.Sshd(ctx, sshIP+":22")
-	s.daemon = s.gateway.Daemon(ctx, lab.DaemonOptions{Binary: s.Binary})
+	s.daemon = s.gateway.Daemon(ctx, lab.DaemonOptions{Binary: s.Binary, Args: s.flags})
 
 	s.provider = account{name: "provider", subscription: "aaaaaaaa-0000-4000-8000-000000000001", daemon: s.daemon}
 	for i, name := range []string{"one", "two"} {
@@ -99,7 +117,7 @@ func (s *show) build(ctx context.Context) {
 // providerResources is the provider's network with its VMs and their load balancer, as `privlink apply`
 // takes it: one frontend, and a rule and a pool for each of the two ports.
 func (s *show) providerResources() string {
-	return strings.NewReplacer("PREFIX", prefix, "WEB", webIP, "SSH", sshIP, "FRONTEND", frontendIP, "MODE", s.Mode).Replace(`
+	return strings.NewReplacer("PREFIX", prefix, "WEB", webIP, "SSH", sshIP, "FRONTEND", frontendIP).Replace(`
 type: Microsoft.Network/virtualNetworks
 name: datacenter
 location: local
@@ -107,9 +125,6 @@ properties:
   addressSpace: {addressPrefixes: [PREFIX]}
   subnets:
   - {name: servers, properties: {addressPrefix: 10.0.0.0/24}}
-  attachments:
-  - {interface: web, mode: MODE}
-  - {interface: ssh, mode: MODE}
 ---
 type: Microsoft.Network/loadBalancers
 name: balancer

@@ -39,6 +39,11 @@ func (s *show) publish(ctx context.Context) error {
 	if _, err := s.provider.input(ctx, s.providerResources(), "apply", "-f", "-"); err != nil {
 		return err
 	}
+	for _, vm := range []*lab.Namespace{s.web, s.ssh} {
+		if err := s.provider.attach(ctx, "datacenter", vm.String(), s.Mode); err != nil {
+			return err
+		}
+	}
 	var service api.PrivateLinkService
 	err := s.provider.json(ctx, &service, "service", "create", serviceName, "--lb", "balancer", "--frontend", "front",
 		"--nat-subnet", "servers", "--nat-ip-count", "2", "--visibility", api.Anyone)
@@ -64,7 +69,7 @@ func (s *show) request(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := c.cli(ctx, "vnet", "attach", "home", "--interface", c.vm.String(), "--mode", s.Mode); err != nil {
+		if err := c.attach(ctx, "home", c.vm.String(), s.Mode); err != nil {
 			return err
 		}
 		_, err = c.cli(ctx, "endpoint", "create", "to-shop", "--vnet", "home", "--subnet", "default", "--ip", endpointIP,
@@ -185,10 +190,15 @@ func (s *show) showFlows(ctx context.Context) error {
 	if err := s.provider.json(ctx, &flows, "flow", "list", "--service", serviceName); err != nil {
 		return err
 	}
+	// Root sees both sides. A provider with no more than its own subscription sees no address of a consumer's.
+	consumersSide := func(f api.Flow) bool {
+		return strings.HasPrefix(f.Client, clientIP+":") && f.Endpoint == endpointIP+":80"
+	}
+	if s.provider.remote != nil {
+		consumersSide = func(f api.Flow) bool { return f.Client == "" && f.Endpoint == "" }
+	}
 	for _, c := range s.consumers {
-		if !slices.ContainsFunc(flows, func(f api.Flow) bool {
-			return fmt.Sprint(f.LinkID) == c.linkID && strings.HasPrefix(f.Client, clientIP+":") && f.Endpoint == endpointIP+":80"
-		}) {
+		if !slices.ContainsFunc(flows, func(f api.Flow) bool { return fmt.Sprint(f.LinkID) == c.linkID && consumersSide(f) }) {
 			return fmt.Errorf("no flow with the LinkID of %s, %s", c.name, c.linkID)
 		}
 	}
