@@ -7,7 +7,6 @@ import (
 	"math/bits"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/privlink/privlink/pkg/model"
 	"github.com/privlink/privlink/pkg/model/program"
@@ -125,35 +124,4 @@ func (s *site) bothWays(lane *program.Lane) error {
 		}
 	}
 	return nil
-}
-
-// Opening a flow when 99 % of the ports are used costs at most three times what it does at 10 %.
-func TestPorts_OpeningAt99Percent_CostsAtMostThreeTimes(t *testing.T) {
-	onSite(t, 1<<22, natIPs, 1, func(s *site) error {
-		lane := s.Lane()
-		f := newFrame(model.UDP, macs[0], model.MAC{2, 9})
-		// The shortest of many short stretches: the machine has other things to do as well.
-		const stretch = 200
-		cheapest := map[int]time.Duration{10: time.Hour, 99: time.Hour}
-		for i := 0; i+stretch <= allPorts; i += stretch {
-			begin := time.Now()
-			for n := i; n < i+stretch; n++ {
-				src, sport := client(n)
-				if left, _, err := lane.Send(s.indexes[0], f.address(src, endpoint, sport, firstPort)); err != nil || !left {
-					return fmt.Errorf("flow %d was not opened (%w)", n, err)
-				}
-			}
-			took := time.Since(begin) / stretch
-			for percent := range cheapest {
-				if i*100/allPorts == percent {
-					cheapest[percent] = min(cheapest[percent], took)
-				}
-			}
-		}
-		t.Logf("a flow costs %v at 10 %% of the ports, %v at 99 %%, test run included", cheapest[10], cheapest[99])
-		if cheapest[99] > 3*cheapest[10] {
-			t.Errorf("a flow costs %v at 99 %% of the ports, %v at 10 %%", cheapest[99], cheapest[10])
-		}
-		return nil
-	})
 }

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/dataplane"
@@ -33,12 +34,13 @@ const (
 
 // Programs are the real ones, with maps of their own. One goroutine, locked to its thread, uses them.
 type Programs struct {
-	xdp   bool
-	tc    *hook
-	front *hook
-	sweep *hook
-	maps  map[string]*ebpf.Map
-	all   []*ebpf.Collection
+	xdp     bool
+	tc      *hook
+	front   *hook
+	sweep   *hook
+	nothing *hook // see Lane.Nothing
+	maps    map[string]*ebpf.Map
+	all     []*ebpf.Collection
 
 	flows    []dataplane.RawFlow
 	ifaces   []dataplane.RawIface
@@ -108,6 +110,13 @@ func Load(c *model.Config, o Options) (_ *Programs, err error) {
 	if p.sweep, err = p.load(specs.Control, "sweep_slice", c, behind); err != nil {
 		return nil, err
 	}
+	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, License: "Dual MIT/GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpDrop), asm.Return()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load a program that does nothing: %w", err)
+	}
+	p.nothing = &hook{program: nothing}
 	p.maglev = specs.TC.Maps["maglev_v1"].InnerMap
 	return p, errors.Join(
 		view(p, "flows_v1", &p.flows), view(p, "ifaces_v1", &p.ifaces), view(p, "outs_v1", &p.outs),
@@ -221,6 +230,9 @@ func (p *Programs) Close() {
 	}
 	for _, c := range p.all {
 		c.Close()
+	}
+	if p.nothing != nil {
+		p.nothing.program.Close()
 	}
 }
 
