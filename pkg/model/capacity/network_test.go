@@ -95,7 +95,7 @@ func config(indexes []uint32, homes uint32, natIPs, backendPorts int) model.Conf
 }
 
 // frame is a packet whose addresses and ports are written again for each flow. Its checksums are not
-// right, and need not be: UDP carries none, and nobody looks at TCP's.
+// right until checksummed, and need not be: UDP carries none, and the programs do not look at TCP's.
 type frame []byte
 
 func newFrame(proto byte, dst, src model.MAC) frame {
@@ -124,6 +124,46 @@ func (f frame) address(src, dst model.IP, sport, dport uint16) frame {
 	binary.BigEndian.PutUint16(f[34:], sport)
 	binary.BigEndian.PutUint16(f[36:], dport)
 	return f
+}
+
+// checksummed writes the checksums, right this time.
+func (f frame) checksummed() frame {
+	l4 := f[34:]
+	at := 6
+	if f[23] == model.TCP {
+		at = 16
+	}
+	clear(f[24:26])
+	clear(l4[at : at+2])
+	binary.BigEndian.PutUint16(f[24:], ^onesSum(f[14:34], 0))
+	binary.BigEndian.PutUint16(l4[at:], ^onesSum(l4, f.pseudo()))
+	return f
+}
+
+// right says whether both checksums are.
+func (f frame) right() bool {
+	return onesSum(f[14:34], 0) == 0xffff && onesSum(f[34:14+binary.BigEndian.Uint16(f[16:])], f.pseudo()) == 0xffff
+}
+
+// pseudo is the sum of the pseudo-header.
+func (f frame) pseudo() uint32 {
+	return uint32(onesSum(f[26:34], uint32(f[23])+uint32(binary.BigEndian.Uint16(f[16:]))-20))
+}
+
+func (f frame) from() model.IP { return model.IP(binary.BigEndian.Uint32(f[26:])) }
+func (f frame) to() model.IP   { return model.IP(binary.BigEndian.Uint32(f[30:])) }
+func (f frame) sport() uint16  { return binary.BigEndian.Uint16(f[34:]) }
+func (f frame) dport() uint16  { return binary.BigEndian.Uint16(f[36:]) }
+
+// onesSum adds words of 16 bits to a sum (RFC 1071); the length is even.
+func onesSum(b []byte, sum uint32) uint16 {
+	for ; len(b) > 1; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum)
 }
 
 // client is flow number n's address and port.

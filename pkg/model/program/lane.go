@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/model"
 )
 
 // Lane sends frames through programs that other lanes use at the same time, each on a thread of its
@@ -132,4 +133,18 @@ func (p *Programs) LinkStats(link uint32) (sum dataplane.RawLinkStats, err error
 		sum.Dropped += s.Dropped
 	}
 	return sum, nil
+}
+
+// Reasons are the packets of every reason, of all CPUs.
+func (p *Programs) Reasons() (packets [model.ReasonCount]uint64, err error) {
+	var stats []dataplane.RawReason
+	for r := range packets {
+		if err := p.maps["reasons_v1"].Lookup(uint32(r), &stats); err != nil {
+			return packets, fmt.Errorf("counters of reason %s: %w", model.Reason(r), err)
+		}
+		for _, s := range stats {
+			packets[r] += s.Packets
+		}
+	}
+	return packets, nil
 }
