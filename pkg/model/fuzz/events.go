@@ -1,6 +1,10 @@
 package fuzz
 
-import "github.com/privlink/privlink/pkg/model"
+import (
+	"slices"
+
+	"github.com/privlink/privlink/pkg/model"
+)
 
 // event is a change from outside; it says whether the configuration has to be written again.
 type event struct {
@@ -71,6 +75,27 @@ var events = []event{
 		if len(set.Addrs) > 1 {
 			r.Shuffle(len(set.Addrs), func(i, j int) { set.Addrs[i], set.Addrs[j] = set.Addrs[j], set.Addrs[i] })
 		}
+		return true, nil
+	}},
+	{"NAT IP added", 0.04, func(r *runner) (bool, error) {
+		slot := uint32(1 + r.IntN(len(r.NATSets)))
+		set, addr := r.NATSets[slot], natAddr(slot, r.IntN(2*model.MaxNATIPs))
+		if len(set.Addrs) == model.MaxNATIPs || slices.Contains(set.Addrs, addr) {
+			return false, nil
+		}
+		r.addNAT(set, addr)
+		return true, nil
+	}},
+	{"NAT IP removed", 0.04, func(r *runner) (bool, error) {
+		set := r.NATSets[uint32(1+r.IntN(len(r.NATSets)))]
+		if len(set.Addrs) < 2 && r.chance(90) || len(set.Addrs) == 0 {
+			return false, nil
+		}
+		i := r.IntN(len(set.Addrs))
+		if r.chance(50) { // its drain is over; else it stays an address of ours, and its flows stay
+			delete(r.Addresses, model.AddressKey{Addr: set.Addrs[i], VNet: set.VNet})
+		}
+		set.Addrs = slices.Delete(set.Addrs, i, i+1)
 		return true, nil
 	}},
 	{"dial", 0.1, func(r *runner) (bool, error) { r.addDial(); return true, nil }},

@@ -324,8 +324,37 @@ func (g *generator) echo() model.Input {
 	return g.at(at, frame(at.in.MAC, model.MAC{2, 0, 0, 0, 3, byte(k.Src)}, h, icmp(typ, 0, g.Uint32(), g.payload[:g.IntN(100)])))
 }
 
-// toNAT is what a backend sends to a NAT IP out of the blue.
+// stranger is a key that differs in one thing from that of a live flow's replies: the peer's address, its port,
+// the protocol, or the NAT port.
+func (g *generator) stranger() (model.Key, bool) {
+	if len(g.known) == 0 {
+		return model.Key{}, false
+	}
+	s := &g.m.Table.Slots[pick(g.topology, g.known)]
+	if s.State != model.SlotLive || s.Key.Kind != model.KindFlow || s.Twin == model.NoSlot {
+		return model.Key{}, false
+	}
+	k := g.m.Table.Slots[s.Twin].Key
+	switch g.IntN(4) {
+	case 0:
+		k.Src = ip(10, 0, 2, byte(4+g.IntN(8)))
+	case 1:
+		k.SrcPort ^= 1 << g.IntN(16)
+	case 2:
+		k.Proto ^= model.TCP ^ model.UDP
+	case 3:
+		k.DstPort ^= 1 << g.IntN(16)
+	}
+	return k, k.Kind == model.KindFlow && k.VNet != 0
+}
+
+// toNAT is what a backend sends to a NAT IP out of the blue, or somebody else to a port in use.
 func (g *generator) toNAT() model.Input {
+	if g.chance(50) {
+		if k, ok := g.stranger(); ok {
+			return g.transport(k, model.MAC{2, 0, 0, 0, 2, byte(k.Src)})
+		}
+	}
 	to := pick(g.topology, g.nats)
 	b := g.Backends[pick(g.topology, g.topology.backends)]
 	k := model.Key{Src: b.Addr, Dst: to.Addr, VNet: to.VNet, SrcPort: 8000, DstPort: uint16(1024 + g.IntN(64512)), Proto: model.TCP}

@@ -2,6 +2,7 @@ package fuzz
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/privlink/privlink/pkg/model"
 )
@@ -150,11 +151,7 @@ func (t *topology) addService(service uint32) {
 		count = model.MaxNATIPs
 	}
 	for i := range count {
-		addr := ip(10, 0, byte(100+service), byte(10+i))
-		set.Addrs = append(set.Addrs, addr)
-		key := model.AddressKey{Addr: addr, VNet: vnet}
-		t.Addresses[key] = model.Address{Kind: model.AddressNAT, ARP: true}
-		t.nats = append(t.nats, key)
+		t.addNAT(set, natAddr(service, i))
 	}
 	t.NATSets[service] = set
 	if t.chance(4) {
@@ -170,6 +167,18 @@ func (t *topology) addService(service uint32) {
 		if t.chance(50) {
 			t.addRule(service, model.RuleKey{Service: service, Proto: model.TCP}, vnet)
 		}
+	}
+}
+
+// natAddr is one of the addresses that may be a NAT IP of a set.
+func natAddr(set uint32, n int) model.IP { return ip(10, 0, byte(100+set), byte(10+n)) }
+
+func (t *topology) addNAT(set *model.NATSet, addr model.IP) {
+	set.Addrs = append(set.Addrs, addr)
+	key := model.AddressKey{Addr: addr, VNet: set.VNet}
+	t.Addresses[key] = model.Address{Kind: model.AddressNAT, ARP: true}
+	if !slices.Contains(t.nats, key) {
+		t.nats = append(t.nats, key)
 	}
 }
 

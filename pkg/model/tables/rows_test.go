@@ -90,6 +90,14 @@ func lifeRows(*testing.T) []row {
 		{"idle: works after 299 s and 300 s, gone after 301", "track clock", steps(
 			opened(), later(299), forwards("consumer", asked("A"), "provider", seen("A")), later(300), forwards("consumer", asked("A"), "provider", seen("A")),
 			later(301), answers("consumer", asked("A"), model.NoFlow, reset(asked("A")))), nil},
+		{"UDP idle: works after 299 s and 300 s, gone after 301", "track clock", steps(
+			forwards("consumer", query(), "provider", queried()), later(299), forwards("provider", answer(), "consumer", answered()),
+			later(300), forwards("consumer", query(), "provider", queried()), later(301), drops("provider", answer(), model.NATNoFlow),
+			forwards("consumer", query(), "provider", second(queried()))), nil},
+		{"replies only from the peer: nobody else reaches a NAT port in use", "admit core", steps(
+			opened(), forwards("consumer", query(), "provider", queried()),
+			strangers(answer()), strangers(replied("S")), strangers(replied("SA")), strangers(replied("A")),
+			forwards("provider", answer(), "consumer", answered()), forwards("provider", replied("A"), "consumer", got("A"))), nil},
 		{"idle is a matter of both directions", "track", steps(
 			forwards("consumer", query(), "provider", queried()), later(250), forwards("consumer", query(), "provider", queried()),
 			later(250), forwards("provider", answer(), "consumer", answered()), later(301), drops("provider", answer(), model.NATNoFlow),
@@ -116,6 +124,49 @@ func lifeRows(*testing.T) []row {
 			forwards("consumer", query(), "provider", queried().with(func(p *packet) { p.dst = addr(10, 0, 2, 5) }))), nil},
 		{"an orphan of the inner workings: a reverse half without its forward half", "sweep", steps(
 			forwards("consumer", asked("S"), "provider", seen("S")), step{change: func(b *bench) { b.forget() }}, sweep(6), sweep(15)), none},
+	}
+}
+
+// strangers send what the peer of a flow could: from another address, from another port, with the other protocol,
+// to another NAT IP.
+func strangers(p packet) []step {
+	var all []step
+	for _, change := range []func(*packet){
+		func(p *packet) { p.src = addr(10, 0, 2, 5) },
+		func(p *packet) {
+			if p.tcp != nil {
+				p.tcp.SrcPort++
+			} else {
+				p.udp.SrcPort++
+			}
+		},
+		func(p *packet) {
+			if p.tcp != nil {
+				p.udp, p.tcp = &layers.UDP{SrcPort: layers.UDPPort(p.tcp.SrcPort), DstPort: layers.UDPPort(p.tcp.DstPort)}, nil
+			} else {
+				p.tcp, p.udp = segment(uint16(p.udp.SrcPort), uint16(p.udp.DstPort), "S", 1, 0), nil
+			}
+		},
+		func(p *packet) { p.dst = natIP2 },
+	} {
+		if other := p.with(func(p *packet) { own(p); change(p) }); other.tcp != nil && other.tcp.ACK {
+			all = append(all, answers("provider", other, model.NATNoFlow, reset(other)))
+		} else {
+			all = append(all, drops("provider", other, model.NATNoFlow))
+		}
+	}
+	return all
+}
+
+// own gives a packet an L4 header of its own.
+func own(p *packet) {
+	if p.tcp != nil {
+		tcp := *p.tcp
+		p.tcp = &tcp
+	}
+	if p.udp != nil {
+		udp := *p.udp
+		p.udp = &udp
 	}
 }
 
