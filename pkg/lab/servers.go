@@ -60,8 +60,8 @@ func (n *Namespace) waitServed(p *Process, network, address string) {
 }
 
 // Dnsmasq starts a DNS server at the address ("10.0.0.4:53") that knows the given names and nothing
-// else, and waits until it serves.
-func (n *Namespace) Dnsmasq(ctx context.Context, address string, names map[string]string) *Process {
+// else, and waits until it serves. More options of its command line may follow.
+func (n *Namespace) Dnsmasq(ctx context.Context, address string, names map[string]string, options ...string) *Process {
 	n.lab.tb.Helper()
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -74,7 +74,7 @@ func (n *Namespace) Dnsmasq(ctx context.Context, address string, names map[strin
 	for name, ip := range names {
 		args = append(args, fmt.Sprintf("--address=/%s/%s", name, ip))
 	}
-	p := n.Start(ctx, "dnsmasq", args...)
+	p := n.Start(ctx, "dnsmasq", append(args, options...)...)
 	n.waitServed(p, "udp", address)
 	return p
 }

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -58,6 +59,36 @@ func TestPrograms_WebSecureShellAndNames_WorkThroughTheLink(t *testing.T) {
 			if err != nil || out != "192.0.2.7\n" {
 				t.Errorf("dig %v: %q, %v", args, out, err)
 			}
+		}
+	})
+}
+
+// A DNS answer of more than 4 kB over UDP comes in fragments, behind the service's NAT IP and back.
+func TestPrograms_LargeDNSAnswerOverUDP_ArrivesWhole(t *testing.T) {
+	eachMode(t, func(t *testing.T, o rigOptions) {
+		const texts, size = 24, 200
+		r := newRig(t, o)
+		ctx := r.context(time.Minute)
+		record, want := "--txt-record=large.example", ""
+		for i := range texts {
+			text := strings.Repeat(string(rune('a'+i)), size)
+			record += "," + text
+			want += `"` + text + `" `
+		}
+		r.backend.Dnsmasq(ctx, backendIP+":53", nil, "--edns-packet-max=8192", record)
+		capture := r.consumers[0].Capture("eth0")
+		out, err := r.consumers[0].Run(ctx, "dig", "+bufsize=8192", "+notcp", "+ignore", "+short", "+time=5", "+tries=1", "@"+endpointIP, "large.example", "TXT")
+		if err != nil || strings.TrimSpace(out) != strings.TrimSpace(want) {
+			t.Errorf("dig: %d bytes, %v; want %d: %q", len(out), err, len(want), out)
+		}
+		fragments := 0
+		for _, p := range capture.Stop() {
+			if !p.Outgoing && len(p.Data) > 34 && p.Data[13] == 0 && binary.BigEndian.Uint16(p.Data[20:])&0x3fff != 0 {
+				fragments++
+			}
+		}
+		if fragments < 4 {
+			t.Errorf("the answer came in %d fragments, want 4", fragments)
 		}
 	})
 }

@@ -160,3 +160,75 @@ func TestShape_TwoEndpointsOfOneNetwork_AreApart(t *testing.T) {
 		})
 	}
 }
+
+// One network has three endpoints to one service, one of them not approved, one with a quota of one flow: each has
+// its own state, counters and quota.
+func TestShape_EndpointsOfOneNetwork_StatesCountersAndQuotasApart(t *testing.T) {
+	for _, mode := range modes {
+		t.Run(string(mode), func(t *testing.T) {
+			r := newRig(t, rigOptions{consumer: mode, provider: mode, wire: wire()})
+			const narrowIP, pendingIP = "10.0.1.11", "10.0.1.12"
+			for i, l := range []dataplane.Link{
+				{Key: "narrow", Addr: mustAddr(narrowIP), State: dataplane.LinkApproved, MaxFlows: 1},
+				{Key: "pending", Addr: mustAddr(pendingIP), State: dataplane.LinkPending},
+			} {
+				l.ID, l.Network, l.RuleSet, l.Epoch = firstLink+80+uint32(i), "c1", "service", 1
+				r.state.Links = append(r.state.Links, l)
+			}
+			r.apply()
+			r.backend.EchoServer(backendIP + ":7")
+			ctx := r.context(20 * time.Second)
+			// From the same ports to each endpoint: two flows, three datagrams each.
+			ask := func(endpoint string, port, want int) (echoes int) {
+				c, err := r.consumers[0].Dial(ctx, "udp4", fmt.Sprintf("%s:%d", clientIP, port), endpoint+":7")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				patience := 100 * time.Millisecond
+				if want > 0 {
+					patience = 5 * time.Second
+				}
+				for n := range 3 {
+					if _, err := c.Write([]byte{byte(n)}); err != nil {
+						t.Fatal(err)
+					}
+					if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := c.Read(make([]byte, 8)); err == nil {
+						echoes++
+					}
+				}
+				return echoes
+			}
+			for endpoint, want := range map[string][2]int{endpointIP: {3, 3}, narrowIP: {3, 0}, pendingIP: {0, 0}} {
+				for i, port := range []int{20000, 20001} {
+					if got := ask(endpoint, port, want[i]); got != want[i] {
+						t.Errorf("%s: %d echoes of flow %d, want %d", endpoint, got, i+1, want[i])
+					}
+				}
+			}
+			stats, err := r.d.LinkStats()
+			if err != nil {
+				t.Fatal(err)
+			}
+			const packet = 20 + 8 + 1 // bytes
+			want := map[string]dataplane.LinkStats{
+				"endpoint of c1": {ID: firstLink, PacketsIn: 6, BytesIn: 6 * packet, PacketsOut: 6, BytesOut: 6 * packet, Opened: 2, Flows: 2, MaxFlows: r.o.pairs / 4},
+				"narrow":         {ID: firstLink + 80, PacketsIn: 3, BytesIn: 3 * packet, PacketsOut: 3, BytesOut: 3 * packet, Opened: 1, Refused: 3, Dropped: 3, Flows: 1, MaxFlows: 1},
+				"pending":        {ID: firstLink + 81, Dropped: 6, MaxFlows: r.o.pairs / 4},
+			}
+			if len(stats) != len(want) {
+				t.Errorf("counters of %d links, want %d", len(stats), len(want))
+			}
+			for _, s := range stats {
+				w := want[s.Link]
+				w.Link, w.RuleSet = s.Link, "service"
+				if s != w {
+					t.Errorf("counters %+v, want %+v", s, w)
+				}
+			}
+		})
+	}
+}
