@@ -41,15 +41,11 @@ func (d *daemon) report() {
 	}
 }
 
-// flowsOf counts the live flows of links, those included whose ends have not heard yet that they ended.
-func (d *daemon) flowsOf(links map[string]bool) (n int, err error) {
-	err = d.plane.Flows(context.Background(), func(f dataplane.Flow) bool {
-		if links[f.Link] && !f.Inner {
-			n++
-		}
-		return true
+// liveFlows calls yield for the live flows, those included whose ends have not heard yet that they ended.
+func (d *daemon) liveFlows(yield func(control.Flow) bool) error {
+	return d.plane.Flows(context.Background(), func(f dataplane.Flow) bool {
+		return yield(control.Flow{Link: f.Link, NAT: f.NAT.Addr(), Inner: f.Inner})
 	})
-	return n, err
 }
 
 // healthChanged lets the control plane look at the probes' verdicts again.

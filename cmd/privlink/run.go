@@ -148,7 +148,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		return err
 	}
 	controller, err := control.New(ctx, control.Options{
-		Store: kept, Applier: applier{plane, inside}, Health: inside, Probes: inside.ask, Flows: d.flowsOf, AliasSuffix: config.AliasSuffix, Log: log.WithField("part", "control"),
+		Store: kept, Applier: applier{plane, inside}, Health: inside, Probes: inside.ask, Flows: d.liveFlows, AliasSuffix: config.AliasSuffix, Log: log.WithField("part", "control"),
 	})
 	if err != nil {
 		return err

@@ -167,7 +167,7 @@ type ProvisioningState string
 const (
 	Succeeded ProvisioningState = "Succeeded" // the kernel agrees with this revision
 	Creating  ProvisioningState = "Creating"
-	Updating  ProvisioningState = "Updating"
+	Updating  ProvisioningState = "Updating" // the kernel does not agree yet, or flows on a NAT IP taken out drain
 	Deleting  ProvisioningState = "Deleting" // drain or cascade
 	Failed    ProvisioningState = "Failed"
 )

@@ -317,7 +317,10 @@ func TestControl_RolesOnEveryMethod(t *testing.T) {
 			_, err := w.Decide(ctx, who, pick(exists, theConnection, noConnection), state, Conditions{})
 			return err
 		}},
-		{"Remove", auth.Write, func(who auth.Actor, exists bool) error { _, err := w.Remove(ctx, who, noConnection, Conditions{}); return err }},
+		{"Remove", auth.Write, func(who auth.Actor, exists bool) error {
+			_, err := w.Remove(ctx, who, noConnection, Conditions{})
+			return err
+		}},
 	}
 	roles := map[string]auth.Actor{"nobody": {Principal: "x"}, "consumer": who("c", auth.Owner), "Reader": who("p", auth.Reader),
 		"Contributor": who("p", auth.Contributor), "Owner": who("p", auth.Owner)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -30,9 +31,9 @@ type Options struct {
 	// Probes is told what is to be probed, before each Apply; nil where nothing probes. It must not block. The results come
 	// back through Health, and HealthChanged tells of news.
 	Probes func([]Probe)
-	// Flows counts the live flows of links by their keys; nil where there are none. It may take as long as it takes to read
-	// the flow table.
-	Flows func(links map[string]bool) (int, error)
+	// Flows calls yield for every live flow until it returns false; nil where there are none. It may take as long as it takes to
+	// read the flow table.
+	Flows func(yield func(Flow) bool) error
 	// AliasSuffix are the last two labels of aliases. Default DefaultAliasSuffix.
 	AliasSuffix string
 	// Resync is how often the State is applied without a change, to repair what others did. Default 30 s.
@@ -44,6 +45,14 @@ type Options struct {
 	// Looked is told of each look at what the store has, before it; nil where nobody counts them. It must not block.
 	Looked func()
 	Log    logrus.FieldLogger
+}
+
+// Flow is a live flow, as far as the control plane asks.
+type Flow struct {
+	Link string     // key of its endpoint
+	NAT  netip.Addr // from which the backend sees it come
+	// Inner says that it is the second leg of a proxied connection.
+	Inner bool
 }
 
 // Controller is the control plane of a node. Its methods are safe for use by several goroutines.

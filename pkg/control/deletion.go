@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -18,6 +19,8 @@ const (
 	deleteWithin = 10 * time.Second
 	// deleteAsks is how often a deletion asks whether flows are left.
 	deleteAsks = 100 * time.Millisecond
+	// drainAsks is how often a drain asks that: it may take minutes.
+	drainAsks = time.Second
 	// deleteSoon is how long a deletion leaves the kernel to agree before it looks again.
 	deleteSoon = 5 * time.Millisecond
 )
@@ -67,42 +70,80 @@ func beingDeleted(rec *record) error {
 	return api.Refused(api.CodeBeingDeleted, "", "%s is being deleted", rec.id.Short())
 }
 
-// drained are the services that can go now: the kernel has rejected their connections, and no flow is left or the time
-// is over. next is when to look again; zero for nothing to wait for.
-func (c *Controller) drained() (ready map[string]bool, next time.Time) {
-	links := map[string]map[string]bool{} // of services whose flows are to be counted
+// over is what the kernel has no flows of any more.
+type over struct {
+	deletions map[string]bool       // keys of services that can go
+	drains    map[string][]draining // NAT IPs taken out, by the key of their service
+}
+
+// drained is what can end now: deletions whose connections the kernel has rejected, and drains of NAT IPs that it gives no new
+// flow, where no flow is left. A deletion's time may be over, too. next is when to look again; zero for nothing to wait for.
+func (c *Controller) drained() (done over, next time.Time) {
+	done = over{map[string]bool{}, map[string][]draining{}}
 	now := c.options.Now()
 	soonest := func(at time.Time) {
 		if next.IsZero() || at.Before(next) {
 			next = at
 		}
 	}
-	ready = map[string]bool{}
+	// What is asked of the flows, by link: the service that is being deleted, and the drains of NAT IPs.
+	deleted, drains := map[string]string{}, map[string][]draining{}
 	c.mu.RLock()
 	for key, rec := range c.view.records {
 		switch d := rec.kept.Deleting; {
-		case d == nil:
+		case d == nil && len(rec.kept.Draining) == 0:
+			continue
 		case c.result.Revision < rec.revision:
 			soonest(now.Add(deleteSoon))
-		case !now.Before(d.Until) || c.options.Flows == nil:
-			ready[key] = true
+			continue
+		case d != nil && (c.options.Flows == nil || !now.Before(d.Until)):
+			done.deletions[key] = true
+			continue
+		case c.options.Flows == nil:
+			continue
+		case d != nil:
+			done.deletions[key] = true
 		default:
-			links[key] = map[string]bool{}
-			for _, x := range c.view.byService[key] {
-				links[key][x.endpointKey] = true
+			done.drains[key] = slices.Clone(rec.kept.Draining)
+		}
+		for _, x := range c.view.byService[key] {
+			if rec.kept.Deleting != nil {
+				deleted[x.endpointKey] = key
+			} else {
+				drains[x.endpointKey] = rec.kept.Draining
 			}
 		}
 	}
-	c.mu.RUnlock()
-	for key, of := range links {
-		// Counted without mu: it reads the whole flow table.
-		if n, err := c.options.Flows(of); err == nil && n == 0 {
-			ready[key] = true
-			continue
-		}
-		soonest(now.Add(deleteAsks))
+	services := map[string]string{} // of the links that drain
+	for link := range drains {
+		services[link] = c.view.byEndpoint[link].serviceKey
 	}
-	return ready, next
+	c.mu.RUnlock()
+	if len(deleted)+len(drains) == 0 {
+		return done, next
+	}
+	// Read without mu: it is the whole flow table.
+	err := c.options.Flows(func(f Flow) bool {
+		if key, ok := deleted[f.Link]; ok && !f.Inner {
+			delete(done.deletions, key)
+			soonest(now.Add(deleteAsks))
+		}
+		if slices.ContainsFunc(drains[f.Link], func(d draining) bool { return d.Address == f.NAT }) {
+			key := services[f.Link]
+			done.drains[key] = slices.DeleteFunc(done.drains[key], func(d draining) bool { return d.Address == f.NAT })
+			soonest(now.Add(drainAsks))
+		}
+		return true
+	})
+	if err != nil {
+		c.options.Log.WithError(err).Error("count the flows that are left (tried again)")
+		soonest(now.Add(drainAsks))
+		clear(done.drains)
+		for _, key := range deleted {
+			delete(done.deletions, key)
+		}
+	}
+	return done, next
 }
 
 // endDeletions removes the services that can go.

@@ -146,12 +146,12 @@ func (c *Controller) broadcast() {
 // tidy does what time and the network ask for: it ends drains and deletions, and moves dynamic addresses that
 // somebody else has. It returns when there is more to do.
 func (c *Controller) tidy(ctx context.Context) (next time.Time, err error) {
-	ready, again := c.drained()
+	done, again := c.drained()
 	err = c.update(ctx, auth.System(), func(t *tx) error {
-		if err := t.endDeletions(ready); err != nil {
+		if err := t.endDeletions(done.deletions); err != nil {
 			return err
 		}
-		if next, err = t.endDrains(); err != nil {
+		if next, err = t.endDrains(done.drains); err != nil {
 			return err
 		}
 		if !again.IsZero() && (next.IsZero() || again.Before(next)) {
@@ -226,6 +226,9 @@ func (c *Controller) provisioning(v *view, rec *record) (api.ProvisioningState, 
 	}
 	if why := c.broken[rec.key]; len(why) > 0 {
 		return api.Failed, why[0]
+	}
+	if len(rec.kept.Draining) > 0 {
+		state = api.Updating
 	}
 	return state, ""
 }

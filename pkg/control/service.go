@@ -146,8 +146,9 @@ func (t *tx) drain(doc, old *api.PrivateLinkService, k *kept) {
 	k.Draining = list
 }
 
-// endDrains ends the drains of NAT IPs and backends whose time is over, and returns when the next one's is.
-func (t *tx) endDrains() (next time.Time, err error) {
+// endDrains ends the drains of NAT IPs and backends whose time is over, and those of NAT IPs without flows (by service), and
+// returns when the next one's time is over.
+func (t *tx) endDrains(dry map[string][]draining) (next time.Time, err error) {
 	soonest := func(at time.Time) {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at
@@ -160,7 +161,7 @@ func (t *tx) endDrains() (next time.Time, err error) {
 		k := rec.kept
 		k.Draining = nil
 		for _, d := range rec.kept.Draining {
-			if t.now.Before(d.Until) {
+			if t.now.Before(d.Until) && !slices.Contains(dry[rec.key], d) {
 				k.Draining = append(k.Draining, d)
 				soonest(d.Until)
 			}

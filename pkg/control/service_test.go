@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -201,6 +202,72 @@ func TestService_NATIPTakenOut_Drains(t *testing.T) {
 	w.sync()
 	if got := sources(); got != "10.0.2.4 false, 10.0.2.6 false" {
 		t.Errorf("after the drain: %s", got)
+	}
+}
+
+// A drain is over when no flow is left, and the service is Updating until then.
+func TestService_NATIPWithoutFlows_IsDrained(t *testing.T) {
+	w := newWorld(t)
+	flows := []Flow{}
+	w.options.Flows = func(yield func(Flow) bool) error {
+		for _, f := range flows {
+			yield(f)
+		}
+		return nil
+	}
+	w.provide(open)
+	w.consume()
+	w.put(theEndpoint, "%s", endpointDoc(w.service(theService).Properties.Alias, ""))
+	must(t, w.decide(theService, api.Approved, "yes"))
+	left := func() string {
+		t.Helper()
+		p := w.service(theService).Properties
+		list := []string{string(p.ProvisioningState)}
+		for _, d := range p.DrainingIPs {
+			list = append(list, d.Address)
+		}
+		return strings.Join(list, " ")
+	}
+	shrink := func() {
+		t.Helper()
+		w.put(theService, "%s", serviceWith(natIPs(3, "nat")))
+		w.put(theService, "%s", serviceWith(natIPs(1, "nat")))
+	}
+	link, nat := id(theEndpoint).Key(), netip.MustParseAddr("10.0.2.5")
+	flows = []Flow{{Link: link, NAT: netip.MustParseAddr("10.0.2.4")}, {Link: "another", NAT: nat}, {Link: link, NAT: nat, Inner: true}}
+	shrink()
+	if got := left(); got != "Updating 10.0.2.5" {
+		t.Errorf("a flow left on one of two: %s", got)
+	}
+	if _, next := w.drained(); !next.Equal(w.clock.Now().Add(drainAsks)) {
+		t.Errorf("asks again at %v", next)
+	}
+	flows = nil
+	w.sync()
+	if got := left(); got != "Succeeded" {
+		t.Errorf("no flow left: %s", got)
+	}
+	// Nobody counts before the kernel gives it no new ones.
+	w.kernel.set(func(k *kernel) { k.err = errors.New("no") })
+	shrink()
+	if got := left(); got != "Failed 10.0.2.5 10.0.2.6" {
+		t.Errorf("the kernel does not agree: %s", got)
+	}
+	w.kernel.set(func(k *kernel) { k.err = nil })
+	w.sync()
+	if got := left(); got != "Succeeded" {
+		t.Errorf("the kernel agrees: %s", got)
+	}
+	// A count that fails decides nothing, and time does.
+	w.options.Flows = func(func(Flow) bool) error { return errors.New("no table") }
+	shrink()
+	if got := left(); got != "Updating 10.0.2.5 10.0.2.6" {
+		t.Errorf("the count failed: %s", got)
+	}
+	w.clock.advance(api.DefaultDrain * time.Second)
+	w.sync()
+	if got := left(); got != "Succeeded" {
+		t.Errorf("the time is over: %s", got)
 	}
 }
 

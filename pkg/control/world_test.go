@@ -127,7 +127,7 @@ func (w *world) sync() {
 	}
 	_ = w.apply(ctx)
 	// Deletions end when the kernel agrees with their beginning.
-	if ready, _ := w.drained(); len(ready) > 0 {
+	if done, _ := w.drained(); len(done.deletions)+len(done.drains) > 0 {
 		if _, err := w.tidy(ctx); err != nil {
 			w.Fatal(err)
 		}

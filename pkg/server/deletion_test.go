@@ -3,10 +3,13 @@ package server
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/auth"
+	"github.com/privlink/privlink/pkg/control"
 )
 
 // A service with an approved connection is deleted in a long-running operation with absolute URLs, which outlive the server
@@ -64,6 +67,42 @@ func TestARM_CascadeDelete_LongRunningOperation(t *testing.T) {
 	}
 	if got := w.do("root", http.MethodGet, pePath, ""); !strings.Contains(got.body, `"status":"Disconnected"`) {
 		t.Errorf("endpoint: %s", got.body)
+	}
+}
+
+// A NAT IP that drains keeps its service Updating, and the write an operation.
+func TestARM_NATIPDrains_LongRunningOperation(t *testing.T) {
+	w := newWorld(t)
+	w.make()
+	connection := plsPath + "/privateEndpointConnections/" + w.connection()
+	if got := w.do("root", http.MethodPut, connection, `{"properties":{"privateLinkServiceConnectionState":{"status":"Approved"}}}`); got.status != http.StatusOK {
+		t.Fatalf("approve: %d %s", got.status, got.body)
+	}
+	id, err := api.ParseID(plsPath, api.ID{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, err := w.controller.Get(t.Context(), auth.Root(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nat := netip.MustParseAddr(service.(*api.PrivateLinkService).Properties.IPConfigurations[0].Properties.PrivateIPAddress)
+	w.flow.Store(&control.Flow{Link: strings.ToLower(pePath), NAT: nat})
+	moved := strings.Replace(plsBody, `{"name":"n","properties":{`, `{"name":"m","properties":{"privateIPAddress":"10.0.0.99","privateIPAllocationMethod":"Static",`, 1)
+	begun := w.do("root", http.MethodPut, plsPath, moved)
+	poll := begun.header.Get("Azure-AsyncOperation")
+	if begun.status != http.StatusOK || !strings.HasPrefix(poll, w.url+"/") || begun.header.Get("Retry-After") == "" || !strings.Contains(begun.body, `"provisioningState":"Updating"`) {
+		t.Fatalf("PUT: %d, %q %s", begun.status, poll, begun.body)
+	}
+	if got := w.do("root", http.MethodGet, poll, ""); !strings.Contains(got.body, `"status":"InProgress"`) {
+		t.Errorf("under way: %d %s", got.status, got.body)
+	}
+	w.flow.Store(nil)
+	if err := w.controller.Wait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.do("root", http.MethodGet, poll, ""); !strings.Contains(got.body, `"status":"Succeeded"`) {
+		t.Errorf("at the end: %d %s", got.status, got.body)
 	}
 }
 

@@ -78,7 +78,7 @@ type Options struct {
 	Quick time.Duration
 }
 
-// DefaultQuick covers what the kernel agrees with in one Apply; address probing and draining take longer.
+// DefaultQuick covers what the kernel agrees with in one Apply; address probing, and flows that drain, take longer.
 const DefaultQuick = 2 * time.Second
 
 // Server answers requests.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sirupsen/logrus"
@@ -28,7 +29,8 @@ type world struct {
 	url        string
 	controller *control.Controller
 	store      store.Store
-	hold       sync.RWMutex // held for writing: the kernel does not agree
+	hold       sync.RWMutex                 // held for writing: the kernel does not agree
+	flow       atomic.Pointer[control.Flow] // the one live flow, if any
 	tokens     map[string]string
 	options    Options
 }
@@ -37,6 +39,13 @@ func (w *world) Apply(_ context.Context, s dataplane.State) (dataplane.Result, e
 	w.hold.RLock()
 	defer w.hold.RUnlock()
 	return dataplane.Result{Revision: s.Revision}, nil
+}
+
+func (w *world) flows(yield func(control.Flow) bool) error {
+	if f := w.flow.Load(); f != nil {
+		yield(*f)
+	}
+	return nil
 }
 
 // nothing observes nothing.
@@ -59,7 +68,7 @@ func newWorld(t testing.TB) *world {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	ctx, cancel := context.WithCancel(context.Background())
-	if w.controller, err = control.New(ctx, control.Options{Store: w.store, Applier: w, Log: log}); err != nil {
+	if w.controller, err = control.New(ctx, control.Options{Store: w.store, Applier: w, Flows: w.flows, Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	listener, err := ListenTCP(TCPOptions{Address: "127.0.0.1:0"})

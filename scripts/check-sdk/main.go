@@ -69,6 +69,13 @@ func tell(ctx context.Context, l *lab.Lab, count *check.Count) error {
 			out, err := client.Run(ctx, "curl", "-sS", "--connect-timeout", "1", "-m", "3", "http://"+check.EndpointIP+"/")
 			return err == nil && out == page
 		},
+		Open: func(ctx context.Context) (net.Conn, error) {
+			return client.Dial(ctx, "tcp", "", check.EndpointIP+":80")
+		},
+		Silence: func(ctx context.Context, silent bool) error {
+			_, err := client.Run(ctx, "ip", "link", "set", "eth0", map[bool]string{true: "down", false: "up"}[silent])
+			return err
+		},
 	}
 	for _, major := range []struct {
 		name string

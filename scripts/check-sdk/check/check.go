@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
@@ -25,6 +26,9 @@ type Story struct {
 	Attach func(ctx context.Context) error
 	// Passes tells whether a request to the endpoint's address is answered.
 	Passes func(ctx context.Context) bool
+	// Open opens a connection to the endpoint's address; Silence cuts the client off the wire, or puts it back.
+	Open    func(ctx context.Context) (net.Conn, error)
+	Silence func(ctx context.Context, silent bool) error
 }
 
 // Addresses of the story's networks: those of the topology it runs in.
@@ -32,6 +36,7 @@ const (
 	BackendIP  = "10.0.0.4"
 	EndpointIP = "10.0.1.10"
 	NATIP      = "10.0.2.4"
+	OtherNATIP = "10.0.2.5"
 	FrontIP    = "10.0.0.100"
 )
 

@@ -58,6 +58,7 @@ func Extra(ctx context.Context, s *check.Story) error {
 		return check.Refused(err, http.StatusBadRequest, "UnsupportedProperty")
 	})
 	t.Do("lists are paged", func() error { return t.paged(ctx) })
+	t.longOperations(ctx)
 	t.tearDown(ctx)
 	return nil
 }
