@@ -305,33 +305,38 @@ name: second
 location: local
 properties:
   ipConfigurations: [{name: ipconfig, properties: {privateIPAddress: 10.0.0.12, privateIPAllocationMethod: Static, subnet: {id: virtualNetworks/datacenter/subnets/servers},
-    loadBalancerInboundNatRules: [{id: loadBalancers/web/inboundNatRules/console}]}}]
+    loadBalancerInboundNatRules: [{id: loadBalancers/web/inboundNatRules/console}], loadBalancerBackendAddressPools: [{id: loadBalancers/web/backendAddressPools/other}]}}]
 `)
 	b.publish()
 	b.to(b.consumer, "tcp4", "10.0.1.10:2300", secondBackend)
 	b.to(b.insider, "tcp4", "10.0.0.100:2300", secondBackend)
-	reached := func(from *lab.Namespace, ip string) map[string]bool {
-		all := map[string]bool{}
-		for port := 2200; port < 2202; port++ {
+	reached := func(from *lab.Namespace, ip string) string {
+		var all []string
+		for port := 2200; port < 2203; port++ {
 			if c, name, err := b.dial(from, "tcp4", fmt.Sprintf("%s:%d", ip, port)); err == nil {
-				all[name] = true
+				all = append(all, fmt.Sprintf("%d %s", port, name))
 				c.Close()
 			}
 		}
-		return all
+		return strings.Join(all, ", ")
 	}
-	b.Wait("both members by their ports through the link", 20*time.Second, func() error {
-		if got := reached(b.consumer, "10.0.1.10"); len(got) != 2 {
-			return fmt.Errorf("reached %v", got)
-		}
-		return nil
-	})
+	expect := func(insider, link string) {
+		t.Helper()
+		b.Wait("who reaches whom by the rule for a pool", 20*time.Second, func() error {
+			if got, through := reached(b.insider, "10.0.0.100"), reached(b.consumer, "10.0.1.10"); got != insider || through != link {
+				return fmt.Errorf("insiders %q, through the link %q", got, through)
+			}
+			return nil
+		})
+	}
+	expect("2200 10.0.0.11, 2201 10.0.0.12", "2200 10.0.0.11, 2201 10.0.0.12")
+	b.shows("Inbound NAT rule: ssh front tcp:2200-2210 to port 7000 of pool", "Inbound NAT rule: console front tcp:2300 to port 7000 of second",
+		"Backend: pool 10.0.0.11, port 2200 by ssh", "Backend: pool 10.0.0.12, port 2201 by ssh")
+	// The pool "other" has a member, and no rule joins it with the frontend.
 	b.balance(pool{members: bothBackends, more: rule("other")})
-	if got := reached(b.consumer, "10.0.1.10"); len(got) != 0 {
-		t.Errorf("no rule joins the pool, but the link reaches %v", got)
-	}
+	expect("2201 10.0.0.12", "") // it keeps its port
 	const why = "inbound NAT rule ssh is inactive through private links: no load-balancing rule joins its frontend and pool other"
-	b.shows(why)
+	b.shows("Inbound NAT rule: ssh front tcp:2200-2210 to port 7000 of other", "Backend: other interface second, port 2201 by ssh", why)
 	if out := b.must("service show shop"); !strings.Contains(out, why) {
 		t.Errorf("service show does not say why:\n%s", out)
 	}

@@ -217,19 +217,29 @@ func showLB(ctx context.Context, c *call, id api.ID, lb *api.LoadBalancer) error
 			t.field("Rule", text)
 		}
 		for _, r := range p.InboundNATRules {
-			t.field("Inbound NAT rule", fmt.Sprintf("%s %s to port %d of %s", r.Name, lastName(r.Properties.FrontendIPConfiguration),
-				r.Properties.BackendPort, ownerName(r.Properties.BackendIPConfiguration)+lastName(r.Properties.BackendAddressPool)))
+			ports := fmt.Sprint(r.Properties.FrontendPort)
+			if r.Properties.FrontendPort == 0 {
+				ports = fmt.Sprintf("%d-%d", r.Properties.FrontendPortRangeStart, r.Properties.FrontendPortRangeEnd)
+			}
+			t.field("Inbound NAT rule", fmt.Sprintf("%s %s %s:%s to port %d of %s", r.Name, lastName(r.Properties.FrontendIPConfiguration),
+				strings.ToLower(string(r.Properties.Protocol)), ports, r.Properties.BackendPort, ownerName(r.Properties.BackendIPConfiguration)+lastName(r.Properties.BackendAddressPool)))
 		}
 		for _, pool := range p.BackendAddressPools {
 			for _, b := range pool.Properties.LoadBalancerBackendAddresses {
 				text := pool.Name + " " + b.Properties.IPAddress
+				if nic := b.Properties.NetworkInterfaceIPConfiguration; b.Properties.IPAddress == "" {
+					if nic == nil {
+						continue // it says something of a network interface that is not in the pool
+					}
+					text = pool.Name + " interface " + ownerName(nic)
+				}
 				if b.Properties.AdminState != "" && b.Properties.AdminState != api.AdminNone {
 					text += ", admin state " + string(b.Properties.AdminState)
 				}
+				for _, at := range b.Properties.InboundNATRulesPortMapping {
+					text += fmt.Sprintf(", port %d by %s", at.FrontendPort, at.InboundNATRuleName)
+				}
 				t.field("Backend", text)
-			}
-			for _, nic := range pool.Properties.BackendIPConfigurations {
-				t.field("Backend", pool.Name+" interface "+ownerName(&nic))
 			}
 		}
 		for _, b := range health {

@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -23,6 +24,7 @@ func (t *tx) prepareLoadBalancer(id api.ID, doc, old *api.LoadBalancer) error {
 	if err := t.claimFrontends(id, doc, old); err != nil {
 		return err
 	}
+	dropShownMembers(doc)
 	network := t.view.networkOf(doc)
 	if err := t.checkBackends(doc, network); err != nil {
 		return err
@@ -55,6 +57,17 @@ func (t *tx) prepareLoadBalancer(id api.ID, doc, old *api.LoadBalancer) error {
 		}
 	}
 	return nil
+}
+
+// dropShownMembers takes out entries of pools that say nothing but a name: a read shows one for each member by NIC.
+func dropShownMembers(doc *api.LoadBalancer) {
+	for i := range doc.Properties.BackendAddressPools {
+		p := &doc.Properties.BackendAddressPools[i].Properties
+		p.LoadBalancerBackendAddresses = slices.DeleteFunc(p.LoadBalancerBackendAddresses, func(m api.BackendAddress) bool {
+			_, weighted := m.Properties.Weight.Get()
+			return m.Properties.IPAddress == "" && m.Properties.AdminState == api.AdminNone && !weighted
+		})
+	}
 }
 
 func (t *tx) claimFrontends(id api.ID, doc, old *api.LoadBalancer) error {

@@ -25,11 +25,12 @@ func poolDoc(period int, more string, members ...string) string {
 		'loadBalancingRules':[%s]%s}}`, period, strings.Join(list, ","), ruleDoc("r", `'protocol':'Tcp','frontendPort':80`), more)
 }
 
-// targets are the members of the service's first rule in the kernel, "!" for those that take no new flows.
+// targets are the members of the service's load-balancing rule in the kernel, "!" for those that take no new flows.
 func (w *world) targets() string {
 	w.Helper()
 	var list []string
-	for _, x := range w.rulesOf(theService)[0].Targets {
+	rules := w.rulesOf(theService)
+	for _, x := range rules[len(rules)-1].Targets {
 		s := x.Addr.String()
 		if x.NoNew {
 			s += "!"
@@ -99,6 +100,9 @@ func TestPool_InboundNATRule_KeepsPortsAndNeedsARuleThatJoins(t *testing.T) {
 	if got := ports(frontend); got != "10.0.1.22=2201 10.0.1.3=2202 10.0.1.30=2200" {
 		t.Errorf("members keep theirs: %s", got)
 	}
+	if got := w.get(theLB).(*api.LoadBalancer).Properties.Warnings; len(got) != 1 || got[0] != "inbound NAT rule ssh has 3 ports for 4 members of pool pool: 10.0.1.31 has none" {
+		t.Errorf("fewer ports than members: %q", got)
+	}
 	m := w.get(theLB).(*api.LoadBalancer).Properties.BackendAddressPools[0].Properties.LoadBalancerBackendAddresses[0].Properties.InboundNATRulesPortMapping
 	if len(m) != 1 || m[0].FrontendPort != 2201 {
 		t.Errorf("shown: %+v", m)
@@ -114,6 +118,74 @@ func TestPool_InboundNATRule_KeepsPortsAndNeedsARuleThatJoins(t *testing.T) {
 	}
 	if got := w.service(theService).Properties.Warnings; len(got) == 0 || got[0] != want {
 		t.Errorf("service: %q", got)
+	}
+}
+
+// What a read shows of members by NIC comes back with the next write, and says nothing by itself.
+func TestPool_MembersByNIC_AreShownWithTheirPortsAndNotKept(t *testing.T) {
+	w := newWorld(t)
+	w.provide(open)
+	const nat = `,'inboundNatRules':[{'name':'ssh','properties':{'protocol':'Tcp','frontendPortRangeStart':2200,'frontendPortRangeEnd':2202,'backendPort':22,
+		'frontendIPConfiguration':{'id':'loadBalancers/lb/frontendIPConfigurations/fe'},'backendAddressPool':{'id':'loadBalancers/lb/backendAddressPools/pool'}}}]`
+	shown := func() string {
+		t.Helper()
+		var list []string
+		for _, m := range w.get(theLB).(*api.LoadBalancer).Properties.BackendAddressPools[0].Properties.LoadBalancerBackendAddresses {
+			text := m.Name + "=" + m.Properties.IPAddress
+			if ip := m.Properties.NetworkInterfaceIPConfiguration; ip != nil {
+				text += ip.ID[strings.LastIndex(ip.ID, "/networkInterfaces/"):]
+			}
+			for _, x := range m.Properties.InboundNATRulesPortMapping {
+				text += fmt.Sprintf(" %s %d to %d", x.InboundNATRuleName, x.FrontendPort, x.BackendPort)
+			}
+			list = append(list, text)
+		}
+		return strings.Join(list, ", ")
+	}
+	expect := func(want string) {
+		t.Helper()
+		if got := shown(); got != want {
+			t.Errorf("shown\n%s, want\n%s", got, want)
+		}
+		lb := w.get(theLB)
+		if _, err := w.Put(t.Context(), root("p"), id(theLB), lb, Conditions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := shown(); got != want {
+			t.Errorf("after it was written back\n%s, want\n%s", got, want)
+		}
+	}
+	w.put(theLB, "%s", poolDoc(0, nat, "vm1=10.0.1.22"))
+	expect("vm1=10.0.1.22 ssh 2201 to 22, vm1-2=/networkInterfaces/vm1/ipConfigurations/ip ssh 2200 to 22")
+	w.put(theLB, "%s", poolDoc(0, nat, "b=10.0.1.9"))
+	expect("b=10.0.1.9/networkInterfaces/vm1/ipConfigurations/ip ssh 2200 to 22")
+	w.put(theLB, "%s", poolDoc(0, nat))
+	expect("vm1=/networkInterfaces/vm1/ipConfigurations/ip ssh 2200 to 22")
+	w.put(theLB, "%s", strings.Replace(poolDoc(0, nat, "vm1=!"), `'ipAddress':'',`, "", 1))
+	expect("vm1=/networkInterfaces/vm1/ipConfigurations/ip ssh 2200 to 22")
+	if got := w.targets(); got != "10.0.1.9!" {
+		t.Errorf("a NIC with adminState Down: %s", got)
+	}
+	w.put(theLB, "%s", poolDoc(0, nat))
+	must(t, w.delete("p:networkInterfaces/vm1", false))
+	expect("")
+}
+
+// A service is warned of its own frontends' rules only.
+func TestService_Warnings_OfItsOwnFrontendsRules(t *testing.T) {
+	w := newWorld(t)
+	w.provide(open)
+	w.put(theLB, `{'properties':{
+		'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}},{'name':'fe2','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}],
+		'backendAddressPools':[{'name':'pool'}],'loadBalancingRules':[%s],'inboundNatRules':[{'name':'ssh','properties':{'protocol':'Tcp','frontendPortRangeStart':2200,'frontendPortRangeEnd':2202,'backendPort':22,
+		'frontendIPConfiguration':{'id':'loadBalancers/lb/frontendIPConfigurations/fe2'},'backendAddressPool':{'id':'loadBalancers/lb/backendAddressPools/pool'}}}]}}`, ruleDoc("a", `'protocol':'Tcp','frontendPort':80`))
+	if got := w.get(theLB).(*api.LoadBalancer).Properties.Warnings; len(got) != 1 {
+		t.Errorf("the load balancer's: %q", got)
+	}
+	for _, warning := range w.service(theService).Properties.Warnings {
+		if strings.Contains(warning, "inbound NAT") {
+			t.Errorf("the service's: %q", warning)
+		}
 	}
 }
 

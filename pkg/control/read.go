@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -156,9 +157,6 @@ func (v *view) fillLoadBalancer(rec *record, r *api.LoadBalancer) {
 		p := &r.Properties.BackendAddressPools[i]
 		id := rec.id.Sub(api.BackendAddressPools, p.Name)
 		pools[id.Key()] = &p.Properties
-		for _, m := range v.nicMembers(id.Key()) {
-			p.Properties.BackendIPConfigurations = append(p.Properties.BackendIPConfigurations, api.SubResource{ID: m.id})
-		}
 	}
 	for i := range r.Properties.LoadBalancingRules {
 		rule := &r.Properties.LoadBalancingRules[i]
@@ -173,10 +171,12 @@ func (v *view) fillLoadBalancer(rec *record, r *api.LoadBalancer) {
 			p.LoadBalancingRules = append(p.LoadBalancingRules, ref)
 		}
 	}
-	r.Properties.Warnings = inactiveRules(r)
+	r.Properties.Warnings = v.natWarnings(rec, r, nil)
+	for i := range r.Properties.BackendAddressPools {
+		v.fillMembers(rec, r, &r.Properties.BackendAddressPools[i])
+	}
 	for i := range r.Properties.InboundNATRules {
 		rule := &r.Properties.InboundNATRules[i]
-		fillPorts(rec, r, rule)
 		id := rec.id.Sub(api.InboundNATRules, rule.Name)
 		if f := frontends[lower(rule.Properties.FrontendIPConfiguration)]; f != nil {
 			f.InboundNATRules = append(f.InboundNATRules, api.SubResource{ID: id.String()})
@@ -292,39 +292,90 @@ func (v *view) fqdns(rec *record) []string {
 	return service.resource.(*api.PrivateLinkService).Properties.FQDNs
 }
 
-// inactiveRules name the inbound NAT rules that private links do not offer.
-func inactiveRules(lb *api.LoadBalancer) []string {
+// natWarnings tell of the inbound NAT rules for pools, of some frontends or (nil) of all, what does not work: those that
+// private links do not offer, and those with fewer ports than their pool has members.
+func (v *view) natWarnings(rec *record, lb *api.LoadBalancer, frontends []api.SubResource) []string {
 	var list []string
 	for i := range lb.Properties.InboundNATRules {
 		r := &lb.Properties.InboundNATRules[i]
-		if lower(r.Properties.BackendAddressPool) != "" && !joined(lb, r) {
-			pool, _ := api.ParseID(r.Properties.BackendAddressPool.ID, api.ID{})
+		if lower(r.Properties.BackendAddressPool) == "" || frontends != nil && !has(frontends, lowerID(r.Properties.FrontendIPConfiguration)) {
+			continue
+		}
+		pool, _ := api.ParseID(r.Properties.BackendAddressPool.ID, api.ID{})
+		if !joined(lb, r) {
 			list = append(list, fmt.Sprintf("inbound NAT rule %s is inactive through private links: no load-balancing rule joins its frontend and pool %s", r.Name, pool.Child))
+		}
+		p := lb.Pool(pool.Child)
+		if p == nil {
+			continue
+		}
+		without := poolAddresses(p, v.nicMembers(pool.Key()))
+		members := len(without)
+		for _, x := range rec.kept.NATPorts {
+			if x.Rule == strings.ToLower(r.Name) {
+				delete(without, x.Address)
+			}
+		}
+		if len(without) > 0 {
+			first := slices.MinFunc(slices.Collect(maps.Keys(without)), netip.Addr.Compare)
+			list = append(list, fmt.Sprintf("inbound NAT rule %s has %s for %s of pool %s: %s has none%s", r.Name,
+				plural(int(r.Properties.FrontendPortRangeEnd-r.Properties.FrontendPortRangeStart+1), "port"), plural(members, "member"), pool.Child, first,
+				map[bool]string{true: ", nor have others"}[len(without) > 1]))
 		}
 	}
 	return list
 }
 
-// fillPorts shows the ports of an inbound NAT rule with the members of its pool that the load balancer names.
-func fillPorts(rec *record, lb *api.LoadBalancer, rule *api.InboundNATRule) {
-	if rule.Properties.BackendAddressPool == nil {
-		return
+// fillMembers shows the members that a pool has by NIC beside those that the load balancer names, and all members' ports of
+// inbound NAT rules. An entry of a NIC's that says nothing more is not kept when it is written back.
+func (v *view) fillMembers(rec *record, lb *api.LoadBalancer, p *api.BackendAddressPool) {
+	props := &p.Properties
+	index, names := map[netip.Addr]int{}, map[string]int{}
+	for i := range props.LoadBalancerBackendAddresses {
+		m := &props.LoadBalancerBackendAddresses[i]
+		names[strings.ToLower(m.Name)] = i
+		if a, err := netip.ParseAddr(m.Properties.IPAddress); err == nil {
+			index[a] = i
+		}
 	}
-	pool, _ := api.ParseID(rule.Properties.BackendAddressPool.ID, api.ID{})
-	p := lb.Pool(pool.Child)
-	if p == nil {
-		return
+	for _, nic := range v.nicMembers(rec.id.Sub(api.BackendAddressPools, p.Name).Key()) {
+		props.BackendIPConfigurations = append(props.BackendIPConfigurations, api.SubResource{ID: nic.id})
+		i, ok := index[nic.addr]
+		if !ok {
+			if i, ok = names[strings.ToLower(nic.name)]; ok && props.LoadBalancerBackendAddresses[i].Properties.IPAddress != "" {
+				ok = false // another backend's name
+			}
+		}
+		if !ok || props.LoadBalancerBackendAddresses[i].Properties.NetworkInterfaceIPConfiguration != nil {
+			name := nic.name
+			for n := 2; ; n++ {
+				if _, taken := names[strings.ToLower(name)]; !taken {
+					break
+				}
+				name = fmt.Sprintf("%s-%d", nic.name, n)
+			}
+			i = len(props.LoadBalancerBackendAddresses)
+			names[strings.ToLower(name)] = i
+			m := api.BackendAddress{Name: name}
+			m.Properties.AdminState = api.AdminNone
+			props.LoadBalancerBackendAddresses = append(props.LoadBalancerBackendAddresses, m)
+		}
+		index[nic.addr] = i
+		props.LoadBalancerBackendAddresses[i].Properties.NetworkInterfaceIPConfiguration = &api.SubResource{ID: nic.id}
 	}
-	for _, x := range rec.kept.NATPorts {
-		if x.Rule != strings.ToLower(rule.Name) {
+	for i := range lb.Properties.InboundNATRules {
+		rule := &lb.Properties.InboundNATRules[i]
+		if lower(rule.Properties.BackendAddressPool) != rec.id.Sub(api.BackendAddressPools, p.Name).Key() {
 			continue
 		}
-		for i := range p.Properties.LoadBalancerBackendAddresses {
-			m := &p.Properties.LoadBalancerBackendAddresses[i].Properties
-			if m.IPAddress == x.Address.String() {
-				m.InboundNATRulesPortMapping = append(m.InboundNATRulesPortMapping,
-					api.NATRulePortMapping{InboundNATRuleName: rule.Name, FrontendPort: int32(x.Port), BackendPort: rule.Properties.BackendPort})
+		for _, x := range rec.kept.NATPorts {
+			at, ok := index[x.Address]
+			if !ok || x.Rule != strings.ToLower(rule.Name) {
+				continue
 			}
+			m := &props.LoadBalancerBackendAddresses[at].Properties
+			m.InboundNATRulesPortMapping = append(m.InboundNATRulesPortMapping,
+				api.NATRulePortMapping{InboundNATRuleName: rule.Name, FrontendPort: int32(x.Port), BackendPort: rule.Properties.BackendPort})
 		}
 	}
 }
@@ -357,7 +408,7 @@ func (v *view) reachWarnings(r *api.PrivateLinkService) []string {
 	if lbRec == nil {
 		return nil
 	}
-	list = append(list, inactiveRules(lb)...)
+	list = append(list, v.natWarnings(lbRec, lb, r.Properties.LoadBalancerFrontendIPConfigurations)...)
 	network := v.records[v.networkOf(lb)]
 	if network == nil {
 		return list

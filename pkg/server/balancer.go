@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -105,6 +106,32 @@ func (s *Server) backendHealth(r *request) (*response, error) {
 	return wholeList(r, backends, err)
 }
 
+// means says whether a question about a member of a pool is about this one. One by NIC is meant by its address, too, where the
+// caller may read that.
+func (s *Server) means(r *request, question api.PortMappingRequest, member *api.BackendAddressProperties) bool {
+	ip := member.NetworkInterfaceIPConfiguration
+	switch {
+	case question.IPAddress != "" && member.IPAddress == question.IPAddress:
+		return true
+	case ip == nil:
+		return false
+	case question.IPConfiguration != nil && api.SameID(ip.ID, question.IPConfiguration.ID):
+		return true
+	}
+	id, err := api.ParseID(ip.ID, api.ID{})
+	if err != nil || question.IPAddress == "" {
+		return false
+	}
+	resource, err := s.options.Controller.Get(r.Context(), r.actor, id.Parent())
+	nic, ok := resource.(*api.NetworkInterface)
+	if err != nil || !ok {
+		return false
+	}
+	return slices.ContainsFunc(nic.Properties.IPConfigurations, func(c api.NICIPConfiguration) bool {
+		return strings.EqualFold(c.Name, id.Child) && c.Properties.PrivateIPAddress == question.IPAddress
+	})
+}
+
 // portMappings tells which frontend ports the inbound NAT rules of a pool give to one of its members.
 func (s *Server) portMappings(r *request) (*response, error) {
 	id, err := r.id(api.LoadBalancers, api.BackendAddressPools)
@@ -125,8 +152,7 @@ func (s *Server) portMappings(r *request) (*response, error) {
 	}
 	answer := api.PortMappings{Value: []api.PortMapping{}}
 	for _, member := range lb.Pool(id.Child).Properties.LoadBalancerBackendAddresses {
-		ip := member.Properties.NetworkInterfaceIPConfiguration
-		if member.Properties.IPAddress != question.IPAddress && (ip == nil || question.IPConfiguration == nil || !api.SameID(ip.ID, question.IPConfiguration.ID)) {
+		if !s.means(r, question, &member.Properties) {
 			continue
 		}
 		for _, mapping := range member.Properties.InboundNATRulesPortMapping {
