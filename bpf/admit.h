@@ -21,13 +21,15 @@ static __always_inline union via client_via(hook *ctx, struct packet *p)
 	if ((void *)(eth + 1) > end)
 		return via;
 	/* in one load with the EtherType, which makes room for the slot */
-	via.word = (*(flow_word *)eth->h_source & 0xffffffffffff) | (__u64)p->in << 48;
+	via.word = (load64(eth->h_source) & 0xffffffffffff) | (__u64)p->in << 48;
 	return via;
 }
 
 static __always_inline __u16 client_hash(union via via)
 {
-	return via.word ^ via.word >> 16 ^ via.word >> 32 ^ via.word >> 48;
+	__u64 word = via.word ^ via.word >> 32;
+
+	return word ^ word >> 16;
 }
 
 static __always_inline struct rule *rule_find(__u32 service, __be16 port, __u8 proto, __u32 *slot)

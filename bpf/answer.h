@@ -18,12 +18,13 @@
 static __always_inline int answer_ethernet(hook *ctx, struct packet *p)
 {
 	void *data = hook_data(ctx), *end = hook_end(ctx);
+	struct out *out = out_at(p->in);
 	struct ethhdr *eth = data;
 
-	if ((void *)(eth + 1) > end)
+	if (!out || (void *)(eth + 1) > end)
 		return DROP(SHORT);
 	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, p->mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, out->mac, ETH_ALEN);
 	return GO_ON;
 }
 

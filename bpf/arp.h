@@ -41,10 +41,14 @@ SLOW int arp(hook *ctx, struct packet *p)
 	void *data = hook_data(ctx), *end = hook_end(ctx);
 	struct arp_packet *a = data;
 	struct meaning target, sender;
+	struct out *out;
 	bool request;
 
 	if (!p || (void *)(a + 1) > end)
 		return OTHER(SHORT);
+	out = out_at(p->in);
+	if (!out)
+		return OTHER(NO_ATTACHMENT);
 	if (a->arp.ar_hrd != bpf_htons(ARPHRD_ETHER) || a->arp.ar_pro != bpf_htons(ETH_P_IP) ||
 	    a->arp.ar_hln != ETH_ALEN || a->arp.ar_pln != 4)
 		return OTHER(OTHER_ARP);
@@ -60,7 +64,7 @@ SLOW int arp(hook *ctx, struct packet *p)
 		return OTHER(OTHER_ARP);
 	a->arp.ar_op = bpf_htons(ARPOP_REPLY);
 	__builtin_memcpy(a->target_mac, a->sender_mac, ETH_ALEN);
-	__builtin_memcpy(a->sender_mac, p->mac, ETH_ALEN);
+	__builtin_memcpy(a->sender_mac, out->mac, ETH_ALEN);
 	{
 		__be32 asked = a->target_ip;
 
@@ -68,7 +72,7 @@ SLOW int arp(hook *ctx, struct packet *p)
 		a->sender_ip = asked;
 	}
 	__builtin_memcpy(a->eth.h_dest, a->eth.h_source, ETH_ALEN);
-	__builtin_memcpy(a->eth.h_source, p->mac, ETH_ALEN);
+	__builtin_memcpy(a->eth.h_source, out->mac, ETH_ALEN);
 	return answer_send(ctx, p, REASON_ARP_REPLY);
 }
 

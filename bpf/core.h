@@ -316,6 +316,7 @@ static __always_inline int receive(hook *ctx, struct packet *p)
 	p->now = clock_now();
 #ifdef HOOK_TC
 	__u32 want = L3 + sizeof(struct iphdr) + sizeof(struct tcphdr);
+	__be16 protocol;
 
 	/* Headers may lie in a page (non-linear skb): once, and only if they do. Whether all of them
 	 * are there is asked where they are read.
@@ -341,31 +342,27 @@ static __always_inline int receive(hook *ctx, struct packet *p)
 		return IS_XDP ? UP : OTHER(NO_ATTACHMENT);
 	p->flags = in->flags;
 	p->in = in->out;
-#ifdef HOOK_TC
-	/* for answers; a copy byte by byte is what memcpy would be */
-	*(__u32 *)p->mac = *(__u32 *)in->mac;
-	*(__u16 *)(p->mac + 4) = *(__u16 *)(in->mac + 4);
-#endif
 	p->key.vnet = in->vnet;
 	if (!in->vnet)
 		return IS_XDP ? UP : OTHER(NO_ATTACHMENT);
 	if ((void *)(eth + 1) > end)
 		return IS_XDP ? UP : OTHER(SHORT);
 #ifdef HOOK_XDP
-	if (*(__u32 *)eth->h_dest != *(__u32 *)in->mac ||
-	    *(__u16 *)(eth->h_dest + 4) != *(__u16 *)(in->mac + 4) ||
-	    eth->h_proto != bpf_htons(ETH_P_IP))
+	if (load32(eth->h_dest) != load32(in->mac) ||
+	    load16(eth->h_dest + 4) != load16(in->mac + 4) ||
+	    load16(&eth->h_proto) != bpf_htons(ETH_P_IP))
 		return UP;
 #else
+	protocol = load16(&eth->h_proto);
 	if (ctx->pkt_type == PACKET_OTHERHOST)
 		return OTHER(OTHER_MAC);
-	if (eth->h_proto == bpf_htons(ETH_P_ARP))
+	if (protocol == bpf_htons(ETH_P_ARP))
 		return arp(ctx, p);
-	if (eth->h_proto == bpf_htons(ETH_P_8021Q) || eth->h_proto == bpf_htons(ETH_P_8021AD))
+	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD))
 		return OTHER(NO_ATTACHMENT); /* a second tag */
-	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+	if (protocol == bpf_htons(ETH_P_IPV6))
 		return OTHER(OTHER_IPV6);
-	if (eth->h_proto != bpf_htons(ETH_P_IP))
+	if (protocol != bpf_htons(ETH_P_IP))
 		return OTHER(OTHER_ETHERTYPE);
 	if (ctx->pkt_type != PACKET_HOST)
 		return OTHER(MULTICAST);
@@ -379,6 +376,8 @@ static __always_inline int answer(hook *ctx, struct packet *p, int decision)
 {
 	__u32 reason = decision & 0xffff;
 
+	if (likely(decision == REDIRECTED))
+		return decision;
 	switch (decision >> 16) {
 	case WANT_RST:
 		return answer_rst(ctx, p, reason, true);
@@ -400,6 +399,10 @@ static __always_inline __u32 decide(struct packet *p, int decision, __u32 length
 {
 	__u32 action = decision >> 16, reason = decision & 0xffff;
 
+	if (likely(decision == REDIRECTED)) {
+		record(ACTION_REDIRECT, REASON_NONE, p->out);
+		return ACTION_REDIRECT;
+	}
 	if (action == ACTION_PASS && !(p->flags & IFACE_PASS_OTHER))
 		action = ACTION_DROP;
 #ifdef HOOK_XDP

@@ -33,7 +33,7 @@ static __always_inline void parse_l4(hook *ctx, struct packet *p)
 			p->bad = REASON_BAD_L4;
 			return;
 		}
-		key_ports(p, *(__u32 *)&tcp->source);
+		key_ports(p, load32(&tcp->source));
 		p->tcp = ((__u8 *)tcp)[13];
 		size = tcp->doff * 4;
 		if (size < sizeof(*tcp) || size > rest)
@@ -47,7 +47,7 @@ static __always_inline void parse_l4(hook *ctx, struct packet *p)
 			p->bad = REASON_BAD_L4;
 			return;
 		}
-		key_ports(p, *(__u32 *)&udp->source);
+		key_ports(p, load32(&udp->source));
 		if (!(p->fragment & FRAGMENT_MORE) &&
 		    (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > rest))
 			p->bad = REASON_BAD_L4;
@@ -77,7 +77,7 @@ static __always_inline int parse_ipv4(hook *ctx, struct packet *p)
 	p->l4 = L3 + p->header;
 	p->ttl = ip->ttl;
 	p->fragment = bpf_ntohs(ip->frag_off);
-	*(flow_word *)&p->key = *(flow_word *)&ip->saddr;
+	*(flow_word *)&p->key = load64(&ip->saddr);
 	p->key.proto = ip->protocol;
 	return GO_ON;
 }

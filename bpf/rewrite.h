@@ -2,10 +2,11 @@
 /*
  * Changing a packet and sending it on.
  *
- * In TC an L4 checksum may be partial, complete or none: only bpf_l4_csum_replace knows, so it
- * alone touches the field. The IPv4 header is written directly: with its own checksum it sums to a
- * constant, so a checksum over the whole packet (CHECKSUM_COMPLETE) stays right; the ports are made
- * up for by the L4 checksum. In XDP the checksum is in the packet, or the packet went up.
+ * In TC an L4 checksum may be partial, verified, complete or none. Of a verified one the kernel says
+ * so (bpf_csum_level); else only bpf_l4_csum_replace knows, and touches the field. The IPv4 header is
+ * written directly: with its own checksum it sums to a constant, so a checksum over the whole packet
+ * (CHECKSUM_COMPLETE) stays right; the ports are made up for by the L4 checksum. In XDP the checksum
+ * is in the packet, or the packet went up.
  */
 #ifndef PRIVLINK_REWRITE_H
 #define PRIVLINK_REWRITE_H
@@ -54,9 +55,9 @@ static __always_inline bool sum_equal(__u16 a, __u16 b)
 	return (a == 0xffff ? 0 : a) == (b == 0xffff ? 0 : b);
 }
 
-/* The L4 checksum after addresses and ports have changed. The helper alone knows whether it is
- * partial, in which case only the addresses enter. It is called once, for these; what it made of
- * the field tells which one it was, and the ports are added here.
+/* The L4 checksum after addresses and ports have changed. Where nobody verified it, the helper alone
+ * knows whether it is partial, in which case only the addresses enter. It is called once, for these;
+ * what it made of the field tells which one it was, and the ports are added here.
  */
 static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
                                          const struct rewrite *rw, __u32 at)
@@ -75,6 +76,12 @@ static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
 	old = *check;
 	if (udp && !old && !MUTANT(13)) /* RFC 768: 0 = none, and stays so */
 		return GO_ON;
+	if (bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) >= 0) {
+		/* CHECKSUM_UNNECESSARY: a NIC or GRO verified it, so it is in the packet */
+		full = check_apply2(old, rw->l3_delta, rw->l4_delta);
+		*check = udp && !full ? 0xffff : full;
+		return GO_ON;
+	}
 	if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero))
 		return DROP(HELPER);
 	if (unlikely(sum_equal(rw->l3_delta, 0))) {

@@ -37,21 +37,38 @@ static __always_inline struct table *table_only(void)
 	return bpf_map_lookup_elem(&table_v1, &zero);
 }
 
+static __always_inline struct iface *iface_at(__u32 slot, __u32 ifindex, __u16 vlan)
+{
+	struct iface *in = bpf_map_lookup_elem(&ifaces_v1, &slot);
+
+	return in && in->ifindex == ifindex && in->vlan == vlan ? in : NULL;
+}
+
 /* Where an attachment may stand: IFACE_PROBES places from its hash on. Also in pkg/dataplane. */
+static __always_inline __u32 iface_home(__u32 ifindex, __u16 vlan)
+{
+	return (ifindex * 0x9e3779b1u ^ vlan * 0x85ebca6bu) >> 19;
+}
+
+/* The slot among the places after the first, IFACE_SLOTS if it is in none. */
+SLOW __u32 iface_further(__u32 ifindex, __u16 vlan)
+{
+	__u32 home = iface_home(ifindex, vlan);
+
+	for (int i = 1; i < IFACE_PROBES; i++) {
+		__u32 slot = (home + i) & (IFACE_SLOTS - 1);
+
+		if (iface_at(slot, ifindex, vlan))
+			return slot;
+	}
+	return IFACE_SLOTS;
+}
+
 static __always_inline struct iface *iface_find(__u32 ifindex, __u16 vlan)
 {
-	__u32 home = (ifindex * 0x9e3779b1u ^ vlan * 0x85ebca6bu) >> 19;
+	struct iface *in = iface_at(iface_home(ifindex, vlan), ifindex, vlan);
 
-	for (int i = 0; i < IFACE_PROBES; i++) {
-		__u32 slot = (home + i) & (IFACE_SLOTS - 1);
-		struct iface *in = bpf_map_lookup_elem(&ifaces_v1, &slot);
-
-		if (!in)
-			return NULL;
-		if (in->ifindex == ifindex && in->vlan == vlan)
-			return in;
-	}
-	return NULL;
+	return likely(in) ? in : iface_at(iface_further(ifindex, vlan), ifindex, vlan);
 }
 
 /* Is the link approved, and the same as when the flow was opened? Generation and state are one

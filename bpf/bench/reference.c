@@ -26,7 +26,7 @@ struct rewrite {
 };
 
 struct neighbour {
-	__u8 dmac[6], smac[6];
+	__u32 macs[3]; /* destination, source: as in the frame */
 	__u32 ifindex;
 };
 
@@ -93,8 +93,8 @@ static __always_inline struct rewrite *open_flow(struct key *k)
 /* Rewrites the packet; answers where it goes, 0 for nowhere. */
 static __always_inline __u32 nat(void *data, void *data_end, __u32 ifindex)
 {
-	struct ethhdr *eth = data;
-	struct iphdr *ip = data + sizeof(*eth);
+	struct iphdr *ip = data + sizeof(struct ethhdr);
+	__u32 *macs = data;
 	struct udphdr *udp = (void *)(ip + 1);
 
 	if ((void *)(udp + 1) > data_end)
@@ -119,7 +119,9 @@ static __always_inline __u32 nat(void *data, void *data_end, __u32 ifindex)
 	udp->dest = r->dport;
 	ip->check = ~fold((__u16)~ip->check + (__u64)r->l3_delta);
 	udp->check = ~fold((__u16)~udp->check + (__u64)r->l4_delta);
-	__builtin_memcpy(eth, n, 12);
+	macs[0] = n->macs[0]; /* words: clang copies bytes one by one */
+	macs[1] = n->macs[1];
+	macs[2] = n->macs[2];
 	return n->ifindex;
 }
 

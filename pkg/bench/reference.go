@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -51,8 +53,10 @@ func (r *Reference) Up(t *Topology) error {
 	}
 	for i, pair := range [][2]Port{{t.GatewayServer, t.Server}, {t.GatewayClient, t.Client}} {
 		n := referenceNeighbour{Ifindex: uint32(pair[0].Index)}
-		copy(n.Dmac[:], pair[1].MAC)
-		copy(n.Smac[:], pair[0].MAC)
+		macs := slices.Concat(pair[1].MAC, pair[0].MAC)
+		for word := range n.Macs {
+			n.Macs[word] = binary.NativeEndian.Uint32(macs[4*word:])
+		}
 		if err := r.objs.Neighbours.Put(uint32(i), n); err != nil {
 			return err
 		}

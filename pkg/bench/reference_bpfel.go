@@ -24,8 +24,7 @@ type referenceKey struct {
 
 type referenceNeighbour struct {
 	_       structs.HostLayout
-	Dmac    [6]uint8
-	Smac    [6]uint8
+	Macs    [3]uint32
 	Ifindex uint32
 }
 

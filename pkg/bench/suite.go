@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/splice"
 )
@@ -29,7 +30,8 @@ type Options struct {
 // scale of a run.
 type scale struct {
 	rounds    int
-	flows     []uint32 // established
+	flows     []uint32 // established, on tables as a new installation has them
+	many      []uint32 // established, on tables of `pairs`
 	packets   uint64   // timed in a round
 	everybody bool     // all forwarders at every number of flows, not only at the first
 	newFlows  uint32
@@ -37,12 +39,12 @@ type scale struct {
 	approvals int           // of a connection
 	idle      int           // connections
 	burst     time.Duration // of a TCP round
-	pairs     uint32        // flows that the tables have room for
+	pairs     uint32        // flows that the tables have room for where many flows are opened
 }
 
 var (
 	fullScale = scale{
-		rounds: 11, flows: []uint32{1, 1000, 100_000, 400_000}, packets: 1 << 16, everybody: true, newFlows: 500_000,
+		rounds: 11, flows: []uint32{1, 1000, 100_000}, many: []uint32{400_000}, packets: 1 << 16, everybody: true, newFlows: 500_000,
 		segments: 40, approvals: 300, idle: 8000, burst: 500 * time.Millisecond, pairs: 1 << 20,
 	}
 	quickScale = scale{
@@ -70,6 +72,7 @@ type part struct {
 
 var parts = []part{
 	{"packets", true, []string{"nft"}, func(ctx context.Context, s *suite, l *lab.Lab) error { return s.packetCosts(ctx, l) }},
+	{"opening", true, []string{"nft"}, func(ctx context.Context, s *suite, l *lab.Lab) error { return s.openingCosts(ctx, l) }},
 	{"fill", false, nil, func(ctx context.Context, s *suite, l *lab.Lab) error {
 		return Fill(ctx, l, s.core, s.progress, s.report, s.rounds, s.segments)
 	}},
@@ -183,38 +186,61 @@ func forwarders(pairs uint32) []Forwarder {
 	}
 }
 
-// packetCosts compares the forwarders packet by packet: established flows, then new ones.
-func (s *suite) packetCosts(ctx context.Context, net *lab.Lab) error {
-	most := max(s.newFlows, slices.Max(s.flows))
-	all := &Comparison{Rounds: s.rounds}
-	defer all.Close()
+// compare makes a comparison of all forwarders, with room for so many flows. The caller closes it.
+func (s *suite) compare(net *lab.Lab, pairs, flows uint32) (*Comparison, error) {
+	c := &Comparison{Rounds: s.rounds}
 	var err error
-	if all.Base, err = NewLane(net, s.core, nil, most); err != nil {
+	if c.Base, err = NewLane(net, s.core, nil, flows); err != nil {
+		return nil, err
+	}
+	for _, f := range forwarders(pairs) {
+		s.progress.Step("setting up %s", f.Name())
+		l, err := NewLane(net, s.core, f, flows)
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+		c.Lanes = append(c.Lanes, l)
+	}
+	return c, nil
+}
+
+// packetCosts compares the forwarders packet by packet, with tables as a new installation has them.
+func (s *suite) packetCosts(ctx context.Context, net *lab.Lab) error {
+	all, err := s.compare(net, dataplane.DefaultPairs, slices.Max(s.flows))
+	if err != nil {
 		return err
 	}
-	for _, f := range forwarders(s.pairs) {
-		s.progress.Step("setting up %s", f.Name())
-		l, err := NewLane(net, s.core, f, most)
-		if err != nil {
-			return err
-		}
-		all.Lanes = append(all.Lanes, l)
-	}
-	xdp := all.only(nameXDPRedirect, nameXDPReference, nameXDPPrivlink, nameNftables)
+	defer all.Close()
 	for i, n := range s.flows {
 		c := all
 		if i > 0 && !s.everybody {
-			c = xdp
+			c = all.only(nameXDPRedirect, nameXDPReference, nameXDPPrivlink, nameNftables)
 		}
 		if err := c.Established(ctx, s.progress, s.report, n, s.packets); err != nil {
 			return err
 		}
 	}
-	opening := all.only(nameXDPReference, nameXDPPrivlink, nameTCReference, nameTCPrivlink, nameNftables)
-	if !s.everybody {
-		opening = xdp.only(nameXDPReference, nameXDPPrivlink, nameNftables)
+	return nil
+}
+
+// openingCosts compares what opening flows costs, and packets of more flows than a default table holds.
+func (s *suite) openingCosts(ctx context.Context, net *lab.Lab) error {
+	all, err := s.compare(net, s.pairs, max(s.newFlows, slices.Max(append(s.many, 0))))
+	if err != nil {
+		return err
 	}
-	return opening.NewFlows(ctx, s.progress, s.report, s.newFlows)
+	defer all.Close()
+	for _, n := range s.many {
+		if err := all.Established(ctx, s.progress, s.report, n, s.packets); err != nil {
+			return err
+		}
+	}
+	names := []string{nameXDPReference, nameXDPPrivlink, nameNftables}
+	if s.everybody {
+		names = append(names, nameTCReference, nameTCPrivlink)
+	}
+	return all.only(names...).NewFlows(ctx, s.progress, s.report, s.newFlows)
 }
 
 // write puts bench.json and the plots into a folder.
