@@ -136,19 +136,8 @@ func TestShape_TwoEndpointsOfOneNetwork_AreApart(t *testing.T) {
 				return nil
 			})
 			kept.Stop()
-			sent := len(kept.Sent())
-			echoed := map[uint64]bool{}
-			for _, a := range kept.Arrivals() {
-				echoed[a.Sequence] = true
-			}
-			lost := 0
-			for n := range sent - 50 { // the last ones may be on their way
-				if !echoed[uint64(n)] {
-					lost++
-				}
-			}
-			if lost > 0 {
-				t.Errorf("%d of %d datagrams of the endpoint that stayed were lost", lost, sent)
+			if lost := lostOf(kept); lost > 0 {
+				t.Errorf("%d of %d datagrams of the endpoint that stayed were lost", lost, len(kept.Sent()))
 			}
 			stats, err := r.d.LinkStats()
 			if err != nil {
