@@ -65,9 +65,16 @@ func (n *Namespace) BulkServer(address string) *BulkServer {
 	if err != nil {
 		n.fatal("serve bulk transfers at", address, err)
 	}
-	s := &BulkServer{Addr: ln.Addr().String(), name: n.short, listener: ln, open: map[net.Conn]bool{}}
-	s.serving.Go(s.accept)
+	s := ServeBulk(n.short, ln)
 	n.lab.onClose(s.Close)
+	return s
+}
+
+// ServeBulk is BulkServer for a process that has no lab and is inside the namespace. It tells the name to its
+// clients and ends with Close.
+func ServeBulk(name string, ln net.Listener) *BulkServer {
+	s := &BulkServer{Addr: ln.Addr().String(), name: name, listener: ln, open: map[net.Conn]bool{}}
+	s.serving.Go(s.accept)
 	return s
 }
 

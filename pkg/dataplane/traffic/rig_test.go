@@ -16,7 +16,12 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) {
+	if name := os.Getenv(serveEnv); name != "" {
+		serve(name)
+	}
+	lab.Main(m)
+}
 
 // The rig's addresses: every network uses 10.0.0.0/16, and the same ones in it.
 const (
@@ -30,6 +35,7 @@ const (
 // rigOptions choose what differs between tests.
 type rigOptions struct {
 	consumers    int // 0 = 1
+	providers    int // 0 = 1; with more, the consumers' links lead to them in turn
 	consumer     dataplane.Mode
 	provider     dataplane.Mode
 	wire         lab.VethOptions // of every veth; A is the gateway's end
@@ -46,14 +52,16 @@ type rigOptions struct {
 	trunk bool
 }
 
-// rig is a gateway, consumers c1.. in networks of their own, and a provider with one backend.
+// rig is a gateway, consumers c1.. in networks of their own, and a provider with one backend, or several that use
+// the same addresses.
 type rig struct {
 	*lab.Lab
 	t         *testing.T
 	o         rigOptions
 	gw        *lab.Namespace
 	consumers []*lab.Namespace
-	backend   *lab.Namespace
+	backends  []*lab.Namespace
+	backend   *lab.Namespace // the first
 	d         *dataplane.Dataplane
 	state     dataplane.State
 }
@@ -64,9 +72,7 @@ func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
 // of the endpoint go to the same port of the backend.
 func newRig(t *testing.T, o rigOptions) *rig {
 	t.Helper()
-	if o.consumers == 0 {
-		o.consumers = 1
-	}
+	o.consumers, o.providers = max(o.consumers, 1), max(o.providers, 1)
 	if o.consumer == "" {
 		o.consumer = dataplane.ModeTC
 	}
@@ -99,19 +105,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 		}
 		return []dataplane.Attachment{{Interface: name, VLAN: vlan, Mode: mode, PassOther: o.passOther}}
 	}
-	r.state = dataplane.State{
-		Revision: 1,
-		Networks: []dataplane.Network{{Key: "provider", Attachments: attach("web", o.provider, o.providerVLAN), Prefixes: prefixes}},
-		Pools:    []dataplane.Pool{{Key: "pool", Members: []netip.Addr{mustAddr(backendIP)}}},
-	}
-	set := dataplane.RuleSet{Key: "service", Network: "provider"}
-	for i := range o.natIPs {
-		set.Sources = append(set.Sources, dataplane.Source{Addr: mustAddr(natIP).Next()})
-		set.Sources[i].Addr = netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)})
-	}
-	set.Rules = []dataplane.Rule{{Key: "all", Protocol: dataplane.ProtocolAll, IdleTCP: o.idle, IdleUDP: o.idle, TCPReset: o.tcpReset,
-		Targets: []dataplane.Target{{Pool: "pool", Addr: mustAddr(backendIP), Weight: 1, Healthy: true}}}}
-	r.state.RuleSets = []dataplane.RuleSet{set}
+	r.state.Revision = 1
 	vm := func(name, cidr string, wire lab.VethOptions, vlan uint16) *lab.Namespace {
 		vm := l.VM(at, name, cidr, wire)
 		if vlan != 0 {
@@ -119,7 +113,21 @@ func newRig(t *testing.T, o rigOptions) *rig {
 		}
 		return vm
 	}
-	r.backend = vm("web", backendIP+"/16", *o.providerWire, o.providerVLAN)
+	for i := range o.providers {
+		var nth string // of the first: none
+		if i > 0 {
+			nth = fmt.Sprint(i + 1)
+		}
+		r.backends = append(r.backends, vm("web"+nth, backendIP+"/16", *o.providerWire, o.providerVLAN))
+		r.state.Networks = append(r.state.Networks, dataplane.Network{Key: "provider" + nth, Attachments: attach("web"+nth, o.provider, o.providerVLAN), Prefixes: prefixes})
+		r.state.Pools = append(r.state.Pools, dataplane.Pool{Key: "pool" + nth, Members: []netip.Addr{mustAddr(backendIP)}})
+		r.state.RuleSets = append(r.state.RuleSets, dataplane.RuleSet{
+			Key: "service" + nth, Network: "provider" + nth, Sources: sources(o.natIPs),
+			Rules: []dataplane.Rule{{Key: "all", Protocol: dataplane.ProtocolAll, IdleTCP: o.idle, IdleUDP: o.idle, TCPReset: o.tcpReset,
+				Targets: []dataplane.Target{{Pool: "pool" + nth, Addr: mustAddr(backendIP), Weight: 1, Healthy: true}}}},
+		})
+	}
+	r.backend = r.backends[0]
 	for i := range o.consumers {
 		name := fmt.Sprintf("c%d", i+1)
 		var vlan uint16
@@ -130,7 +138,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 		r.consumers = append(r.consumers, vm(name, clientIP+"/16", o.wire, vlan))
 		r.state.Networks = append(r.state.Networks, dataplane.Network{Key: name, Attachments: attach(name, o.consumer, vlan), Prefixes: prefixes})
 		r.state.Links = append(r.state.Links, dataplane.Link{Key: "endpoint of " + name, ID: firstLink + uint32(i), Network: name,
-			Addr: mustAddr(endpointIP), RuleSet: "service", State: dataplane.LinkApproved, Epoch: 1})
+			Addr: mustAddr(endpointIP), RuleSet: r.state.RuleSets[i%o.providers].Key, State: dataplane.LinkApproved, Epoch: 1})
 	}
 	if o.trunk {
 		l.Veth(r.gw, "trunk", at, "trunk", o.wire)
@@ -146,6 +154,15 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	t.Cleanup(func() { d.Close() })
 	r.apply()
 	return r
+}
+
+// sources are the first n NAT IPs, from natIP on.
+func sources(n int) []dataplane.Source {
+	var all []dataplane.Source
+	for at := mustAddr(natIP); len(all) < n; at = at.Next() {
+		all = append(all, dataplane.Source{Addr: at})
+	}
+	return all
 }
 
 // apply gives the rig's State, changed or not, to the dataplane and waits until the kernel agrees.
