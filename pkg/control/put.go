@@ -161,6 +161,9 @@ func stepError(steps []Step, i int, err error) error {
 }
 
 func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
+	if o := t.view.ownerOfNIC(s.ID); o != nil {
+		return Outcome{}, readOnlyNIC(s.ID, o)
+	}
 	old := t.view.records[s.ID.Key()]
 	if s.part.Child != "" && old != nil {
 		if err := checkPart(s.When, old, s.part); err != nil {
@@ -171,9 +174,6 @@ func (c *Controller) putStep(t *tx, s Step) (Outcome, error) {
 	}
 	if err := beingDeleted(old); err != nil {
 		return Outcome{}, err
-	}
-	if o := t.view.ownerOfNIC(s.ID); o != nil {
-		return Outcome{}, readOnlyNIC(s.ID, o)
 	}
 	var out Outcome
 	id, doc := s.ID, s.Put

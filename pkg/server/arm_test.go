@@ -59,6 +59,34 @@ func TestARM_BadRequest_StatusAndCode(t *testing.T) {
 	}
 }
 
+// The interfaces that a service and an endpoint own are there to be read.
+func TestARM_OwnedNIC_ReadOnly(t *testing.T) {
+	w := newWorld(t)
+	w.make()
+	for _, owner := range []string{plsPath, pePath} {
+		var resource struct {
+			Properties struct{ NetworkInterfaces []struct{ ID string } }
+		}
+		if err := json.Unmarshal([]byte(w.do("root", "GET", owner, "").body), &resource); err != nil || len(resource.Properties.NetworkInterfaces) != 1 {
+			t.Fatalf("%s: %v, %d interfaces", owner, err, len(resource.Properties.NetworkInterfaces))
+		}
+		nic := resource.Properties.NetworkInterfaces[0].ID
+		before := w.do("root", "GET", nic, "")
+		if before.status != http.StatusOK {
+			t.Fatalf("GET %s: %d", nic, before.status)
+		}
+		revision := w.controller.Revision()
+		for _, c := range [][2]string{{"PUT", nicBody}, {"PUT", before.body}, {"PATCH", `{"tags":{"a":"b"}}`}, {"DELETE", ""}} {
+			if got := w.do("root", c[0], nic, c[1]); got.status != http.StatusConflict || got.code() != string(api.CodeReadOnly) {
+				t.Errorf("%s %s: %d %s, want 409 %s", c[0], nic, got.status, got.body, api.CodeReadOnly)
+			}
+		}
+		if after := w.do("root", "GET", nic, ""); after.body != before.body || w.controller.Revision() != revision {
+			t.Errorf("%s was changed:\n%s\n%s", nic, before.body, after.body)
+		}
+	}
+}
+
 func TestARM_Conditions_EtagDecides(t *testing.T) {
 	w := newWorld(t)
 	if got := w.do("root", "PUT", netPath, netBody, "If-Match: *"); got.status != http.StatusPreconditionFailed {

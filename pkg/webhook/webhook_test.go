@@ -132,6 +132,14 @@ func TestRun_Events_DeliveredInOrderSignedOnce(t *testing.T) {
 	}
 }
 
+// The signature as others compute it: `printf '1764324427.{"number":1}\n' | openssl dgst -sha256 -hmac s3cret`.
+func TestSignature_FixedVector(t *testing.T) {
+	const want = "sha256=37c6c5c583856bd65f0858400971589d1fbb352ac2683414cde483ac9c9cfc7f"
+	if got := Signature([]byte("s3cret"), "1764324427", []byte("{\"number\":1}\n")); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func waitFor(t *testing.T, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {

@@ -20,8 +20,9 @@ type Story struct {
 	*Count
 	// Provider and Consumer are subscriptions; Group is a resource group's name in both.
 	Provider, Consumer, Group string
-	Credential                azcore.TokenCredential
-	Options                   *arm.ClientOptions
+	// Credential is who works in a subscription.
+	Credential func(subscription string) azcore.TokenCredential
+	Options    *arm.ClientOptions
 	// Attach makes interfaces part of the networks "datacenter" and "home", which the SDK has no words for.
 	Attach func(ctx context.Context) error
 	// Passes tells whether a request to the endpoint's address is answered.

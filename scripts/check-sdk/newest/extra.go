@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -14,6 +16,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/network/armnetwork/v9"
 
+	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/scripts/check-sdk/check"
 )
 
@@ -65,7 +68,7 @@ func Extra(ctx context.Context, s *check.Story) error {
 
 // pipeline sends requests that the SDK's clients cannot: with properties of privlink's own.
 func (t *teller) pipeline() (runtime.Pipeline, error) {
-	client, err := arm.NewClient("privlink/check", "v1.0.0", t.Credential, t.Options)
+	client, err := arm.NewClient("privlink/check", "v1.0.0", t.Credential(t.Provider), t.Options)
 	if err != nil {
 		return runtime.Pipeline{}, err
 	}
@@ -106,6 +109,16 @@ func (t *teller) properties(ctx context.Context, method string, body map[string]
 	return resource, nil
 }
 
+// ownNames are the own properties of a service.
+func ownNames() (names []string) {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[api.PrivateLinkServiceProperties]()) {
+		if name, _, _ := strings.Cut(field.Tag.Get("json"), ","); strings.HasPrefix(field.Type.Name(), "Own[") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // ownProperties sets every own property on a service, then lets the SDK, which knows none of them, read it, change it and
 // write it back: they must be what they were.
 func (t *teller) ownProperties(ctx context.Context) error {
@@ -120,6 +133,11 @@ func (t *teller) ownProperties(ctx context.Context) error {
 	var wanted map[string]any
 	if err := json.Unmarshal([]byte(own), &wanted); err != nil {
 		return err
+	}
+	for _, name := range ownNames() {
+		if _, ok := wanted[name]; !ok {
+			return fmt.Errorf("%s is an own property and not tried", name)
+		}
 	}
 	properties, ok := resource["properties"].(map[string]any)
 	if !ok {
@@ -182,7 +200,7 @@ func (everyOne) Do(request *policy.Request) (*http.Response, error) {
 func (t *teller) paged(ctx context.Context) error {
 	options := *t.Options
 	options.PerCallPolicies = []policy.Policy{everyOne{}}
-	subnets, err := armnetwork.NewSubnetsClient(t.Provider, t.Credential, &options)
+	subnets, err := armnetwork.NewSubnetsClient(t.Provider, t.Credential(t.Provider), &options)
 	if err != nil {
 		return err
 	}

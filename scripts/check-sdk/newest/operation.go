@@ -114,7 +114,7 @@ func (cascading) Do(request *policy.Request) (*http.Response, error) {
 func (t *teller) cascade(ctx context.Context) (err error) {
 	options := *t.Options
 	options.PerCallPolicies = []policy.Policy{cascading{}}
-	services, err := armnetwork.NewPrivateLinkServicesClient(t.Provider, t.Credential, &options)
+	services, err := armnetwork.NewPrivateLinkServicesClient(t.Provider, t.Credential(t.Provider), &options)
 	if err != nil {
 		return err
 	}
