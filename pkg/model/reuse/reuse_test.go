@@ -1,7 +1,6 @@
 package reuse
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/privlink/privlink/pkg/model"
@@ -33,68 +32,78 @@ var changing = []holding{
 	{name: "client moved, TCP", proto: tcp, others: udp, flags: model.ACK, moved: true},
 }
 
-// Tries of a case in one hook, in the lookup and before the rewrite. Of the eight cases four are requests, four
-// replies, and four of TCP against UDP: in two hooks that makes wanted tries of each kind.
+// Tries of a case in one hook, wherever the packet is held. Of the eight cases four are requests, four replies, and
+// four of TCP against UDP: in two hooks that makes wanted tries of each kind at each place.
 const (
-	triesReading = 1250
-	triesFound   = 200
-	wanted       = 10_000
+	tries  = 1250
+	wanted = 10_000
 )
+
+// triesChanging are those of a packet that does more than pass.
+const triesChanging = 200
+
+// held counts the tries that overlapped at one place.
+type held struct{ requests, replies, mixed int }
 
 // A packet that is held while its slot gets another owner carries nothing of him and changes nothing of
 // his flow: held in the lookup, and held between the lookup and its rewrite.
 func TestReuse_SlotTakenWhilePacketIsHeld_NothingOfTheOtherTenant(t *testing.T) {
-	requests, replies, mixed := 0, 0, 0
-	all := true
-	for _, c := range []struct {
-		name  string
-		o     program.Options
-		cases []holding
-		tries int
-	}{
-		{"TC, in the lookup", program.Options{Hold: program.HoldReading}, cases, triesReading},
-		{"XDP, in the lookup", program.Options{XDP: true, Hold: program.HoldReading}, cases, triesReading},
-		{"TC, before the rewrite", program.Options{Hold: program.HoldFound}, slices.Concat(cases, changing), triesFound},
-		{"XDP, before the rewrite", program.Options{XDP: true, Hold: program.HoldFound}, slices.Concat(cases, changing), triesFound},
-	} {
-		ran := false
-		t.Run(c.name, func(t *testing.T) {
-			ran = true
-			err := onStage(c.o, func(s *stage) error {
-				outcomes, err := s.run(c.cases, c.tries)
-				if err != nil {
-					return err
+	for _, place := range []struct {
+		name string
+		hold uint32
+	}{{"in the lookup", program.HoldReading}, {"before the rewrite", program.HoldFound}} {
+		var sum held
+		all := true
+		for hook, xdp := range map[string]bool{"TC": false, "XDP": true} {
+			ran := false
+			t.Run(hook+", "+place.name, func(t *testing.T) {
+				ran = true
+				o := program.Options{XDP: xdp, Hold: place.hold}
+				holdEach(t, o, cases, tries, &sum)
+				if place.hold == program.HoldFound {
+					holdEach(t, o, changing, triesChanging, new(held))
 				}
-				for _, h := range c.cases {
-					o := outcomes[h.name]
-					t.Logf("%-22s %d tries overlapped (%d late): %d translated as their own, %d answered, equal NAT ports in %d",
-						h.name, o.overlapped, o.late, o.translated, o.answered, o.equalPorts)
-					if o.foreign > 0 || o.harmed > 0 {
-						t.Errorf("%d packets with what is not theirs, %d flows of the other tenant changed: %s", o.foreign, o.harmed, o.example)
-					}
-					if h.reverse && o.equalPorts < o.overlapped {
-						t.Errorf("%s: the tenants' NAT ports were equal in %d of %d tries", h.name, o.equalPorts, o.overlapped)
-					}
-					if h.reverse {
-						replies += o.overlapped
-					} else {
-						requests += o.overlapped
-					}
-					if h.proto != h.others {
-						mixed += o.overlapped
-					}
-				}
-				return nil
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
-		})
-		all = all && ran // -run may name some only
+			all = all && ran // -run may name some only
+		}
+		t.Logf("held %s while the slot got another owner: %d requests, %d replies; of these %d TCP against UDP", place.name, sum.requests, sum.replies, sum.mixed)
+		if all && min(sum.requests, sum.replies, sum.mixed) < wanted {
+			t.Errorf("want %d of each", wanted)
+		}
 	}
-	t.Logf("held while the slot got another owner: %d requests, %d replies; of these %d TCP against UDP", requests, replies, mixed)
-	if all && min(requests, replies, mixed) < wanted {
-		t.Errorf("want %d of each", wanted)
+}
+
+// holdEach tries each case and judges what came of it.
+func holdEach(t *testing.T, o program.Options, cases []holding, tries int, sum *held) {
+	t.Helper()
+	err := onStage(o, func(s *stage) error {
+		outcomes, err := s.run(cases, tries)
+		if err != nil {
+			return err
+		}
+		for _, h := range cases {
+			o := outcomes[h.name]
+			t.Logf("%-22s %d tries overlapped (%d late): %d translated as their own, %d answered, equal NAT ports in %d",
+				h.name, o.overlapped, o.late, o.translated, o.answered, o.equalPorts)
+			if o.foreign > 0 || o.harmed > 0 {
+				t.Errorf("%d packets with what is not theirs, %d flows of the other tenant changed: %s", o.foreign, o.harmed, o.example)
+			}
+			if h.reverse && o.equalPorts < o.overlapped {
+				t.Errorf("%s: the tenants' NAT ports were equal in %d of %d tries", h.name, o.equalPorts, o.overlapped)
+			}
+			if h.reverse {
+				sum.replies += o.overlapped
+			} else {
+				sum.requests += o.overlapped
+			}
+			if h.proto != h.others {
+				sum.mixed += o.overlapped
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
