@@ -102,6 +102,21 @@ func forwardRows(t *testing.T) []row {
 			opensFrom(5001, natIP2, firstNATPort), opensFrom(5002, natIP2, firstNATPort+64),
 			sweep(21), sweep(16),
 			opensFrom(5003, natIP, model.FirstPort+model.PortCount/2)), nil},
+		{"one NAT port serves two ports of a backend and two backends at once", "ports open", steps(
+			changes(func(b *bench) {
+				for i, to := range []model.Backend{*newBackend(8081), *newBackend(8080)} {
+					slot, port := uint32(20+i), uint16(81+i)
+					to.Addr += model.IP(i) // 10.0.2.4:8081 and 10.0.2.5:8080
+					b.c.Backends[slot], b.c.Rules[slot], b.c.Places[slot] = &to, &model.Rule{NAT: 1, BackendPort: to.Port}, []uint32{slot}
+					b.c.RuleIndex[model.RuleKey{Service: 1, Port: port, Proto: model.TCP}] = slot
+				}
+			}),
+			opened(),
+			forwards("consumer", toPort(asked("S"), 81), "provider", toPort(seen("S"), 8081)),
+			forwards("consumer", toPort(asked("S"), 82), "provider", to(seen("S"), backend+1)),
+			forwards("provider", fromPort(replied("SA"), 8081), "consumer", fromPort(got("SA"), 81)),
+			forwards("provider", replied("SA").with(func(p *packet) { p.src++ }), "consumer", fromPort(got("SA"), 82)),
+			forwards("provider", replied("A"), "consumer", got("A"))), nil},
 		{"a quota of one", "open", steps(
 			changes(func(b *bench) { b.c.Links[linkApproved].MaxFlows = 1 }), opened(), drops("consumer", query(), model.Quota)), func(b *bench) {
 			b.wantStats(linkApproved, model.LinkStats{PacketsIn: 2, BytesIn: 80, PacketsOut: 1, BytesOut: 40, Opened: 1, Refused: 1, Dropped: 1})

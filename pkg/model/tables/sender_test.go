@@ -45,6 +45,11 @@ func toPort(p packet, port uint16) packet {
 	})
 }
 
+// fromPort changes the source port of a segment.
+func fromPort(p packet, port uint16) packet {
+	return p.with(func(p *packet) { own(p); p.tcp.SrcPort = layers.TCPPort(port) })
+}
+
 // fill leaves a port domain with so many ports.
 func fill(b *bench, nat model.IP, port uint16, proto uint8, left, resting uint32) {
 	k := model.DomainKey{NAT: nat, Backend: backend, Port: port, VNet: providerNet, Proto: proto}
