@@ -125,14 +125,8 @@ func (a applier) Apply(ctx context.Context, s dataplane.State) (dataplane.Result
 	a.inside.mu.Lock()
 	a.inside.state = s
 	a.inside.mu.Unlock()
-	if a.inside.splice.Stats().Active > 0 {
-		approved := make(map[string]bool, len(s.Links))
-		for _, l := range s.Links {
-			approved[l.Key] = l.State == dataplane.LinkApproved
-		}
-		if n := a.inside.splice.Cut(func(id *splice.Identity) bool { return !approved[id.Link] }); n > 0 {
-			a.inside.log.WithField("connections", n).Info("proxied connections cut")
-		}
+	if n := a.inside.splice.CutRevoked(); n > 0 {
+		a.inside.log.WithField("connections", n).Info("proxied connections cut")
 	}
 	return result, nil
 }

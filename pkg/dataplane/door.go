@@ -201,6 +201,22 @@ func (d *Dataplane) Identify(local, peer netip.AddrPort) (splice.Identity, error
 	}, nil
 }
 
+// Stands implements splice.Gateway.
+func (d *Dataplane) Stands(id *splice.Identity) bool {
+	leave, _, ok := d.enter()
+	if !ok {
+		return false
+	}
+	defer leave()
+	return d.k.stands(uint32(id.LinkRef>>16), uint16(id.LinkRef))
+}
+
+// stands says whether the kernel has a link as approved, in that generation.
+func (k *kernel) stands(link uint32, gen uint16) bool {
+	l := k.links.load(min(link, k.links.count-1))
+	return l.State == uint8(LinkApproved) && l.Gen == gen
+}
+
 // linkRef is a link's slot and generation in one word, never 0.
 func linkRef(slot uint32, gen uint16) uint64 { return uint64(slot)<<16 | uint64(gen) }
 
@@ -273,7 +289,7 @@ func (d *Dataplane) Admit(source netip.AddrPort, to inner.Destination) error {
 	if to.Link == 0 {
 		link, gen = v.probes, d.k.links.load(v.probes).Gen
 	}
-	if l := d.k.links.load(min(link, d.k.links.count-1)); l.State != uint8(LinkApproved) || l.Gen != gen {
+	if !d.k.stands(link, gen) {
 		return fmt.Errorf("admit %s to %s: %w", source, to.Target, ErrNoDestination)
 	}
 	key := dialKey(source)

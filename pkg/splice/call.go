@@ -54,6 +54,16 @@ func receive(fd int, to []byte, flags int) (int, error) {
 	return result(n, errno)
 }
 
+// discard takes bytes that are known to be there from a TCP socket, without copying them.
+func discard(fd, size int) error {
+	taken, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), 0, uintptr(size), unix.MSG_TRUNC|unix.MSG_DONTWAIT, 0, 0)
+	n, err := result(taken, errno)
+	if err == nil && n != size {
+		err = unix.EBADMSG
+	}
+	return err
+}
+
 // send is send(2), without SIGPIPE.
 func send(fd int, bytes []byte) (int, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&bytes[0])), uintptr(len(bytes)), unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT, 0, 0)

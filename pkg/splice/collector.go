@@ -29,6 +29,7 @@ var metrics = []metric{
 	{refused, prometheus.CounterValue, []string{"limit"}, func(s *Stats) uint64 { return s.Limited }},
 	{refused, prometheus.CounterValue, []string{"link_limit"}, func(s *Stats) uint64 { return s.LinkLimited }},
 	{refused, prometheus.CounterValue, []string{"no_backend"}, func(s *Stats) uint64 { return s.NoBackend }},
+	{prometheus.NewDesc("privlink_proxy_bytes_spliced_total", "Of the bytes carried, those that were never copied to user space.", nil, nil), prometheus.CounterValue, nil, func(s *Stats) uint64 { return s.Spliced }},
 	{dials, prometheus.CounterValue, []string{"refused"}, func(s *Stats) uint64 { return s.DialFailed }},
 	{dials, prometheus.CounterValue, []string{"timeout"}, func(s *Stats) uint64 { return s.DialTimedOut }},
 	{carried, prometheus.CounterValue, []string{"in"}, func(s *Stats) uint64 { return s.BytesIn }},

@@ -70,7 +70,7 @@ func (l *loop) dialOne(c *conn) error {
 	// A backend on this machine has answered by now. If not, epoll will tell.
 	if err := l.greet(c); again(err) {
 		return l.watchEnd(c, backend, socketEvents|unix.EPOLLOUT)
-	} else if err != nil {
+	} else if err != nil || c.state == gone {
 		return err
 	}
 	return l.watchEnd(c, backend, socketEvents)
@@ -105,22 +105,28 @@ func (l *loop) connected(c *conn) {
 	case err != nil:
 		// Refused, or reset before the header: another backend may do better.
 		l.dialFailed(c, err)
-	default:
+	case c.state == open:
 		l.move(c)
 	}
 }
 
 // greet writes the header, before anything else and in one write: the send buffer of a new
-// connection always has room for it. EAGAIN means that there is no connection yet.
+// connection always has room for it. What the client has sent by now goes with it. EAGAIN means that there is no
+// connection yet.
 func (l *loop) greet(c *conn) error {
 	h := c.identity.header()
 	bytes := h.Append(l.buffer[:0])
+	size := len(bytes)
+	// Only looked at: the backend may refuse, and then the next one is to have it. Ends and errors are epoll's to tell.
+	if first, err := receive(c.ends[client].fd, bytes[size:size+smallSize], unix.MSG_PEEK); err == nil {
+		bytes = bytes[:size+first]
+	}
 	n, err := send(c.ends[backend].fd, bytes)
 	if err != nil {
 		return err
 	}
-	if n != len(bytes) {
-		return fmt.Errorf("write PROXY header: %d of %d bytes", n, len(bytes))
+	if n < size {
+		return fmt.Errorf("write PROXY header: %d of %d bytes", n, size)
 	}
 	c.ends[backend].writable = true
 	l.dialDone(c)
@@ -129,5 +135,11 @@ func (l *loop) greet(c *conn) error {
 	c.moved = l.now
 	l.counts.opened.Add(1)
 	l.debug(c, nil, "connection opened")
+	if first := n - size; first > 0 {
+		l.count(c, client, first)
+		if err := discard(c.ends[client].fd, first); err != nil {
+			l.fail(c, err) // this backend has it, so there is no other to try
+		}
+	}
 	return nil
 }

@@ -24,6 +24,10 @@ type Gateway interface {
 	// the order of its Maglev table, beginning with the place of this client.
 	Targets(id *Identity, limit int) []netip.AddrPort
 
+	// Stands says whether the link is what it was when the connection was identified: approved,
+	// and not taken back and given again in between.
+	Stands(id *Identity) bool
+
 	// Heard returns how long ago, in whole seconds, the far end of a connection of the inner
 	// VNet last sent a packet: of the flow whose entry {inner VNet, local, peer} is the splice's
 	// half, the other half's stamp. ok is false if there is no live flow.

@@ -186,8 +186,7 @@ func (l *loop) run() error {
 			if err != nil {
 				failure = fmt.Errorf("run event loop %d: poll: %w", l.number, err)
 			}
-			l.turn(events[:n])
-			if n == 0 && len(l.again) == 0 {
+			if more := l.turn(events[:n]); !more && n < len(events) {
 				return false
 			}
 		}
@@ -196,12 +195,17 @@ func (l *loop) run() error {
 	return errors.Join(failure, err)
 }
 
-// turn handles what happened, and what the last turn left over.
-func (l *loop) turn(events []unix.EpollEvent) {
+// turn handles what happened, and what the last turn left over. more says that there may be something to
+// do that nothing will wake the loop for: a budget ran out, or a level-triggered descriptor was ready, which epoll
+// keeps in its list without telling. Everything else was told once, and what has happened since has
+// woken the runtime's epoll again; asking would be a system call for nothing, with every request.
+func (l *loop) turn(events []unix.EpollEvent) (more bool) {
 	l.now = l.server.now()
 	pressed := false
 	for i := range events {
-		pressed = pressed || int(events[i].Fd) == l.listener
+		fd := int(events[i].Fd)
+		pressed = pressed || fd == l.listener
+		more = more || fd == l.listener || fd == l.timer || fd == l.wake
 		l.handle(&events[i])
 	}
 	l.pressed = pressed
@@ -210,6 +214,7 @@ func (l *loop) turn(events []unix.EpollEvent) {
 		l.ticked = l.now
 		l.tick()
 	}
+	return more || len(l.again) > 0
 }
 
 // end resets every connection and answers whoever still waits.
@@ -226,6 +231,7 @@ func (l *loop) end() {
 		closeSocket(fd)
 	}
 	l.stock = nil
+	l.counts.sockets.Store(0)
 }
 
 func (l *loop) handle(event *unix.EpollEvent) {
@@ -314,6 +320,7 @@ func (l *loop) socket() (int, error) {
 	last := len(l.stock) - 1
 	fd := l.stock[last]
 	l.stock = l.stock[:last]
+	l.counts.sockets.Store(uint64(last))
 	return fd, nil
 }
 

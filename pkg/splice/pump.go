@@ -140,6 +140,7 @@ func (l *loop) fill(c *conn, from side) (int, error) {
 		return 0, err
 	}
 	s.pipe.held, s.bulk = n, n >= smallSize
+	l.counts.spliced.Add(uint64(n))
 	if n < s.pipe.slots && !source.ended && n > 0 {
 		// Every byte could have taken a slot of the pipe, and some are free: the socket is empty.
 		// What comes later is told by epoll.

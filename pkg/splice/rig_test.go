@@ -46,6 +46,12 @@ func (g *fakeGateway) Targets(_ *Identity, limit int) []netip.AddrPort {
 	return g.targets[:min(limit, len(g.targets))]
 }
 
+func (g *fakeGateway) Stands(id *Identity) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return id.LinkRef == g.identity.LinkRef
+}
+
 func (g *fakeGateway) Heard(_, peer netip.AddrPort) (time.Duration, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -159,6 +159,15 @@ func (s *Server) Cut(match func(*Identity) bool) int {
 	return total
 }
 
+// CutRevoked resets, at once, the connections whose links the gateway does not stand by any more, and returns how
+// many. To be called whenever links may have changed, after the gateway knows: who comes later is refused there.
+func (s *Server) CutRevoked() int {
+	if s.Stats().Active == 0 {
+		return 0
+	}
+	return s.Cut(func(id *Identity) bool { return !s.gateway.Stands(id) })
+}
+
 // Stats returns the counts of all loops.
 func (s *Server) Stats() Stats {
 	var sum Stats
@@ -183,7 +192,7 @@ func (s *Server) inside(fn func() error) error {
 }
 
 // listen makes one loop's listener. All share the address, the kernel spreads connections over
-// them. Accepted sockets inherit linger and nodelay.
+// them. Accepted sockets inherit linger, nodelay, and that urgent data comes as ordinary data.
 func listen(address netip.AddrPort) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
@@ -193,6 +202,7 @@ func listen(address netip.AddrPort) (fd int, err error) {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1),
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1),
 		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}),
 		unix.Bind(fd, &unix.SockaddrInet4{Addr: address.Addr().As4(), Port: int(address.Port())}),
 		unix.Listen(fd, 65535),

@@ -2,10 +2,12 @@ package splice
 
 import "sync/atomic"
 
-// Stats are counts since the start, except Active and Pipes, which are now.
+// Stats are counts since the start, except Active, Pipes and Sockets, which are now.
 type Stats struct {
 	Active uint64 // connections, dialling ones included
 	Pipes  uint64 // that exist: in use and kept ready
+	// Sockets are those kept ready for connections to come.
+	Sockets uint64
 
 	Accepted     uint64 // from consumers
 	Opened       uint64 // header written
@@ -23,11 +25,12 @@ type Stats struct {
 
 	BytesIn  uint64 // from consumers to backends
 	BytesOut uint64 // from backends to consumers
+	Spliced  uint64 // of these two, the bytes that were never copied to user space
 }
 
 // counters are one loop's; it alone writes them.
 type counters struct {
-	active, pipes                                       atomic.Uint64
+	active, pipes, sockets, spliced                     atomic.Uint64
 	accepted, opened, finished, reset, idle, cut        atomic.Uint64
 	unknown, limited, linkLimited, noBackend            atomic.Uint64
 	dialFailed, dialTimedOut, copied, bytesIn, bytesOut atomic.Uint64
@@ -36,6 +39,7 @@ type counters struct {
 func (s *Stats) add(c *counters) {
 	s.Active += c.active.Load()
 	s.Pipes += c.pipes.Load()
+	s.Sockets += c.sockets.Load()
 	s.Accepted += c.accepted.Load()
 	s.Opened += c.opened.Load()
 	s.Finished += c.finished.Load()
@@ -51,4 +55,5 @@ func (s *Stats) add(c *counters) {
 	s.Copied += c.copied.Load()
 	s.BytesIn += c.bytesIn.Load()
 	s.BytesOut += c.bytesOut.Load()
+	s.Spliced += c.spliced.Load()
 }

@@ -58,6 +58,7 @@ func (gateway) Ready() <-chan struct{} {
 	close(ready)
 	return ready
 }
+func (gateway) Stands(*splice.Identity) bool                    { return true }
 func (gateway) Heard(_, _ netip.AddrPort) (time.Duration, bool) { return 0, false }
 func (gateway) Admit(netip.AddrPort, inner.Destination) error   { return nil }
 func (gateway) Withdraw(netip.AddrPort)                         {}
