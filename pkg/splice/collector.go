@@ -20,6 +20,7 @@ var (
 var metrics = []metric{
 	{prometheus.NewDesc("privlink_proxy_connections", "Proxied connections now.", nil, nil), prometheus.GaugeValue, nil, func(s *Stats) uint64 { return s.Active }},
 	{prometheus.NewDesc("privlink_proxy_pipes", "Pipes that exist, in use or kept ready.", nil, nil), prometheus.GaugeValue, nil, func(s *Stats) uint64 { return s.Pipes }},
+	{prometheus.NewDesc("privlink_proxy_sockets_ready", "Sockets kept ready for connections to backends.", nil, nil), prometheus.GaugeValue, nil, func(s *Stats) uint64 { return s.Sockets }},
 	{prometheus.NewDesc("privlink_proxy_connections_opened_total", "Proxied connections whose header was written.", nil, nil), prometheus.CounterValue, nil, func(s *Stats) uint64 { return s.Opened }},
 	{ended, prometheus.CounterValue, []string{"finished"}, func(s *Stats) uint64 { return s.Finished }},
 	{ended, prometheus.CounterValue, []string{"reset"}, func(s *Stats) uint64 { return s.Reset }},

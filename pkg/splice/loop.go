@@ -50,7 +50,7 @@ type loop struct {
 	free     []*pipe
 	stock    []int  // sockets of the namespace, unused
 	buffer   []byte // for headers, and for copying when there is no pipe
-	now      uint32 // seconds
+	now      uint32 // seconds, as the timer told them
 	ticked   uint32
 	muted    bool // the listener is out of the epoll set until the next tick
 	pressed  bool // the listener was ready in the last round
@@ -178,6 +178,7 @@ func (l *loop) run() error {
 		return fmt.Errorf("run event loop %d: %w", l.number, err)
 	}
 	events := make([]unix.EpollEvent, eventsPerWait)
+	l.now = l.server.now()
 	var failure error
 	// The runtime calls this whenever something may have happened, and waits when it returns false.
 	err = raw.Read(func(uintptr) bool {
@@ -200,7 +201,6 @@ func (l *loop) run() error {
 // keeps in its list without telling. Everything else was told once, and what has happened since has
 // woken the runtime's epoll again; asking would be a system call for nothing, with every request.
 func (l *loop) turn(events []unix.EpollEvent) (more bool) {
-	l.now = l.server.now()
 	pressed := false
 	for i := range events {
 		fd := int(events[i].Fd)
@@ -242,7 +242,8 @@ func (l *loop) handle(event *unix.EpollEvent) {
 		return
 	case l.timer:
 		var expirations [8]byte
-		_, _ = unix.Read(l.timer, expirations[:]) // turn looks at the clock anyway
+		_, _ = unix.Read(l.timer, expirations[:])
+		l.now = l.server.now() // not with every request
 		return
 	case l.wake:
 		var counter [8]byte
