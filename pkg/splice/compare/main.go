@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -69,7 +71,10 @@ func run(ctx context.Context, rounds int, each time.Duration, cpu int, out io.Wr
 				}
 			}
 		}
-		return report(out, lanes)
+		if err := report(out, lanes); err != nil {
+			return err
+		}
+		return judge(out, lanes)
 	})
 }
 
@@ -87,6 +92,46 @@ func report(out io.Writer, lanes []*lane) error {
 		for _, err := range l.failed {
 			fmt.Fprintf(out, "%s failed: %v\n", l.name, err)
 		}
+	}
+	return nil
+}
+
+// judge says how much of the splice's bytes was spliced, which must be nearly all, what sockmap gives instead, and which
+// of the two is to be kept by these numbers.
+func judge(out io.Writer, lanes []*lane) error {
+	byName := make(map[string]*lane)
+	for _, l := range lanes {
+		byName[l.name] = l
+	}
+	ours, other := byName["splice"], byName["sockmap"]
+	ours.process.Stop()
+	text := ours.process.Output()
+	var spliced, all uint64
+	if _, err := fmt.Sscanf(text[max(0, strings.LastIndex(text, "spliced ")):], splicedLine, &spliced, &all); err != nil {
+		return fmt.Errorf("read what the splice says at its end: %w", err)
+	}
+	fmt.Fprintf(out, "splice: %.1f %% of %.1f GiB were never copied to user space\n", 100*float64(spliced)/float64(all), float64(all)/(1<<30))
+	if spliced < all/10*9 {
+		return errors.New("the splice copied what it should have spliced")
+	}
+	if len(ours.bulk) == 0 || len(ours.rate) == 0 || len(ours.latency) == 0 {
+		return errors.New("the splice was not measured")
+	}
+	if len(other.bulk) == 0 || len(other.rate) == 0 || len(other.latency) == 0 {
+		fmt.Fprintln(out, "decision: splice(2); there is something that sockmap never got through")
+		return nil
+	}
+	bulk := slices.Max(other.bulk) / slices.Max(ours.bulk)
+	rate := slices.Max(other.rate) / slices.Max(ours.rate)
+	latency := slices.Min(other.latency) / slices.Min(ours.latency)
+	fmt.Fprintf(out, "sockmap over splice: bulk %.2f, connections %.2f, request %.2f, %d measurements failed\n", bulk, rate, latency, len(other.failed))
+	switch {
+	case len(other.failed) > 0:
+		fmt.Fprintln(out, "decision: splice(2); sockmap loses data or connections")
+	case bulk > 1 && rate > 1 && latency < 1:
+		fmt.Fprintln(out, "decision: by these numbers sockmap, which was better at everything and lost nothing")
+	default:
+		fmt.Fprintln(out, "decision: splice(2); sockmap is not better at everything")
 	}
 	return nil
 }

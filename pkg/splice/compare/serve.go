@@ -8,14 +8,19 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/splice"
 	"github.com/privlink/privlink/pkg/splice/header"
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
+
+// splicedLine is the last line of the splice: bytes that were never copied to user space, and all.
+const splicedLine = "spliced %d of %d bytes\n"
 
 // serve is the proxy's process: one of the ways, until it is killed.
 func serve(name string) error {
@@ -33,7 +38,12 @@ func serve(name string) error {
 		if err != nil {
 			return err
 		}
-		return server.Run(context.Background(), gateway{backend})
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+		defer stop()
+		err = server.Run(ctx, gateway{backend})
+		s := server.Stats()
+		fmt.Printf(splicedLine, s.Spliced, s.BytesIn+s.BytesOut)
+		return err
 	case "sockmap":
 		relay, err := newSockmap()
 		if err != nil {
