@@ -34,7 +34,7 @@ FUZZ_PACKETS ?= 200000
 FUZZ_SEED    ?= 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test check-crash check-hostile check-lb check-proxy check-scale check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
+.PHONY: help build generate verify lint format test check-crash check-hostile check-lb check-proxy check-proxy-quick check-scale check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -77,6 +77,9 @@ test-kernels: ## verifier load, stress and packet tables on Linux 6.1, 6.12 and 
 
 check-proxy: ## the PROXY path with real servers, 8,000 idle and 100,000 short connections (root, 15 min)
 	go run ./pkg/splice/check
+
+check-proxy-quick: ## the same in under a minute: says what it leaves out (root)
+	go run ./pkg/splice/check -quick
 
 # CHECK_LB_SECONDS is how long backends are killed, 120 unless CI=true; CHECK_LB_SEED repeats who is killed when.
 check-lb: ## the load balancer under load: killed backends, many services, rolling replacement (root, 5 min)

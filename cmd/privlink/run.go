@@ -107,8 +107,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		return &codedError{exitUsage, err}
 	}
 	if c.env.getenv("GOGC") == "" {
-		// A write of a large resource makes several times its size of garbage, and what lives is small.
-		debug.SetGCPercent(gcPercent)
+		debug.SetGCPercent(control.GCPercent) // the environment's goes before it
 	}
 	dir := c.own("state-dir")
 	lock, err := lockState(dir)
@@ -169,9 +168,6 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	told := webhook.Options{Source: controller, Hooks: hooks, Dir: dir, Log: log.WithField("part", "webhook")}
 	return d.serve(ctx, cancel, c, answering, listeners, told)
 }
-
-// gcPercent is the daemon's GOGC; the environment's goes before it.
-const gcPercent = 300
 
 // serve runs control plane, server and what stands beside them until ctx ends or one of them fails, and waits for both.
 func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, answering *server.Server, listeners []net.Listener, told webhook.Options) error {

@@ -55,6 +55,10 @@ type Flow struct {
 	Inner bool
 }
 
+// GCPercent is the GOGC for a process with a Controller: a write of a large resource makes several times its size of
+// garbage, and what lives is small.
+const GCPercent = 300
+
 // Controller is the control plane of a node. Its methods are safe for use by several goroutines.
 type Controller struct {
 	options Options

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/privlink/privlink/pkg/lab"
@@ -14,22 +15,41 @@ var deathCases = []namedCase{
 	{"killed splice: a close-delimited download ends with a reset, never a clean end", killedDownload},
 }
 
-// killedDownload kills the gateway's process with kill -9 in the middle of a download, and starts it
-// again: proxied connections are reset, new ones work within a second, plain flows notice nothing.
+// killedDownload does it three times. Loading the programs takes most of the time until new connections are served; of
+// three times the middle one has to be within a second.
 func killedDownload(ctx context.Context, s *suite) (string, error) {
+	var times []time.Duration
+	for range 3 {
+		served, err := s.killInDownload(ctx)
+		if err != nil {
+			return "", err
+		}
+		times = append(times, served.Round(10*time.Millisecond))
+	}
+	slices.Sort(times)
+	note := fmt.Sprintf("new connections %v, %v and %v after the start of the process", times[0], times[1], times[2])
+	if times[1] > time.Second {
+		return note, errors.New("too late")
+	}
+	return note, nil
+}
+
+// killInDownload kills the gateway's process with kill -9 in the middle of a download, and starts it
+// again: proxied connections are reset, new ones work, plain flows notice nothing.
+func (s *suite) killInDownload(ctx context.Context) (time.Duration, error) {
 	client, server, err := s.pairOf(ctx, 0, "azure")
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer client.Close()
 	defer server.Close()
 	plain, err := s.dial(ctx, 0, "", "plain", portPlainEcho)
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer plain.Close()
 	if err := echoed(plain, "before"); err != nil {
-		return "", err
+		return 0, err
 	}
 	go func() { // a file without a length: only the end of the stream says that it is whole
 		block := make([]byte, 1<<16)
@@ -40,13 +60,13 @@ func killedDownload(ctx context.Context, s *suite) (string, error) {
 		}
 	}()
 	if _, err := io.CopyN(io.Discard, client, 16<<20); err != nil {
-		return "", err
+		return 0, err
 	}
 
 	s.calls.Close()
 	s.process.Kill()
 	if err := errors.Join(expectReset(client), echoed(plain, "during")); err != nil {
-		return "", err
+		return 0, err
 	}
 	start := time.Now()
 	type result struct {
@@ -68,17 +88,8 @@ func killedDownload(ctx context.Context, s *suite) (string, error) {
 		done <- result{time.Since(start), err}
 	}()
 	if err := s.start(ctx); err != nil {
-		return "", err
+		return 0, err
 	}
 	r := <-done
-	served := r.served
-	if err := errors.Join(r.err, echoed(plain, "after")); err != nil {
-		return "", err
-	}
-	note := fmt.Sprintf("new connections %v after the start of the process", served.Round(10*time.Millisecond))
-	// Loading the programs takes most of it; a second on an idle machine.
-	if served > 5*time.Second {
-		return note, errors.New("too late")
-	}
-	return note, nil
+	return r.served, errors.Join(r.err, echoed(plain, "after"))
 }

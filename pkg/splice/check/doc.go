@@ -8,7 +8,8 @@
 // (dataplane, splice, prober) is a process of its own, this program again, so that it can be killed
 // and its memory and descriptors counted.
 //
-// -quick shortens what takes minutes: transfers, idle times, the number of connections.
+// -quick takes less than a minute: it makes fewer connections and smaller transfers, and leaves out, saying so, what
+// only time can show.
 //
 // Files: gateway.go the gateway's process, world.go networks and State, servers.go the provider,
 // and one file of cases per subject.

@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"net/rpc"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/privlink/privlink/pkg/control"
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/probe"
 	"github.com/privlink/privlink/pkg/splice"
@@ -36,6 +38,7 @@ func runGateway(text string) error {
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return fmt.Errorf("read setup: %w", err)
 	}
+	debug.SetGCPercent(control.GCPercent) // memory is measured
 	log := logrus.New()
 	log.SetLevel(logrus.DebugLevel)
 	ctx := context.Background()
@@ -101,11 +104,7 @@ func (g *gateway) Apply(state dataplane.State, _ *Empty) error {
 	if _, err := g.plane.Apply(context.Background(), state); err != nil {
 		return err
 	}
-	approved := make(map[string]bool)
-	for _, l := range state.Links {
-		approved[l.Key] = l.State == dataplane.LinkApproved
-	}
-	g.splice.Cut(func(id *splice.Identity) bool { return !approved[id.Link] })
+	g.splice.CutRevoked()
 	g.state = state
 	return nil
 }
@@ -128,7 +127,7 @@ func (g *gateway) Ready(revision uint64, _ *Empty) error {
 type Numbers struct {
 	Splice      splice.Stats
 	Capacity    splice.Capacity
-	Descriptors int
+	Descriptors int   // without those of pipes and sockets that are kept ready
 	RSS         int64 // bytes
 	Slab        int64 // bytes of the whole kernel's small objects, sockets among them
 	Flows       int   // pairs, all phases
@@ -145,7 +144,7 @@ func (g *gateway) Numbers(_ Empty, n *Numbers) error {
 	if err != nil {
 		return err
 	}
-	n.Descriptors = len(list)
+	n.Descriptors = len(list) - 2*int(n.Splice.Pipes) - int(n.Splice.Sockets)
 	if n.RSS, err = residentBytes(); err != nil {
 		return err
 	}
@@ -174,6 +173,15 @@ func (g *gateway) Numbers(_ Empty, n *Numbers) error {
 		}
 	}
 	return nil
+}
+
+// Audit compares ports and quotas with the flows, and fails when they disagree.
+func (g *gateway) Audit(_ Empty, _ *Empty) error {
+	leaks, err := g.plane.Audit(context.Background())
+	if err == nil && len(leaks) > 0 {
+		err = fmt.Errorf("the audit finds %v", leaks)
+	}
+	return err
 }
 
 // residentBytes is this process's RSS.

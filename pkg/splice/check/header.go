@@ -23,7 +23,8 @@ var headerCases = []namedCase{
 	{"header, TLV style gcp", func(ctx context.Context, s *suite) (string, error) { return s.header(ctx, "gcp") }},
 	{"header, no TLV", func(ctx context.Context, s *suite) (string, error) { return s.header(ctx, "none") }},
 	{"LinkID is one number: State, flow list, bpftool, backend", oneNumber},
-	{"two identical consumers at once, told apart, bytes to the right one", identical},
+	{"two identical consumers at once, told apart, bytes to and from the right one", identical},
+	{"two identical consumers in the backend's log", identicalLogged},
 	{"two PROXY services and a plain one on one provider at once", threeServices},
 	{"UDP rule of a PROXY service passes as a plain flow", udpPasses},
 }
@@ -248,23 +249,52 @@ func identical(ctx context.Context, s *suite) (string, error) {
 	if len(byLink) != 2 {
 		return "", errors.New("one LinkID for both")
 	}
-	done := make(chan error, len(byLink))
+	done := make(chan error, 2*len(byLink))
 	for id, e := range byLink {
-		go func() {
-			own := strings.Repeat(fmt.Sprintf("for link %d only. ", id), 200000)
-			go func() { _, _ = io.WriteString(e.server, own) }()
-			got := make([]byte, len(own))
-			if _, err := io.ReadFull(e.client, got); err != nil {
-				done <- err
-			} else if string(got) != own {
-				done <- fmt.Errorf("link %d got somebody else's bytes", id)
-			} else {
-				done <- nil
-			}
-		}()
+		for name, way := range map[string]struct {
+			from io.Writer
+			to   io.Reader
+		}{"for": {e.server, e.client}, "by": {e.client, e.server}} {
+			go func() {
+				own := strings.Repeat(fmt.Sprintf("%s link %d only. ", name, id), 200000)
+				go func() { _, _ = io.WriteString(way.from, own) }()
+				got := make([]byte, len(own))
+				if _, err := io.ReadFull(way.to, got); err != nil {
+					done <- err
+				} else if string(got) != own {
+					done <- fmt.Errorf("what was sent %s link %d arrived elsewhere", name, id)
+				} else {
+					done <- nil
+				}
+			}()
+		}
 	}
-	for range byLink {
+	for range 2 * len(byLink) {
 		if err := <-done; err != nil {
+			return "", err
+		}
+	}
+	return "both from " + local, nil
+}
+
+// identicalLogged has both ask the Go server from one address and port.
+func identicalLogged(ctx context.Context, s *suite) (string, error) {
+	const local = clientIP + ":41001"
+	var clients []net.Conn
+	for consumer := range 2 {
+		c, err := s.dial(ctx, consumer, local, "azure", portGo)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		clients = append(clients, c)
+	}
+	for consumer, c := range clients {
+		line := fmt.Sprintf("client %s endpoint %s:%d link %d\n", local, endpoint("azure"), portGo, linkID(consumer, "azure"))
+		if err := expect(c, line); err != nil {
+			return "", err
+		}
+		if err := s.servers.logged(s.servers.goserver.Output, strings.TrimSpace(line)); err != nil {
 			return "", err
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -25,11 +24,27 @@ var mismatchCases = []namedCase{
 	{"mismatch: PROXY off, haproxy waits for it", func(ctx context.Context, s *suite) (string, error) {
 		return s.mismatch(ctx, "plain", portHaproxy, "may wait for a PROXY header")
 	}},
+	{"mismatch: no connection, flow, port or descriptor is left of any", func(_ context.Context, s *suite) (string, error) {
+		if s.quick {
+			return "", leftOut("flows and ports rest for 15 s")
+		}
+		after, err := s.rest()
+		if err == nil {
+			err = leaks(s.mismatched, after)
+		}
+		return "", err
+	}},
 }
 
 // mismatch expects a request to fail within the server's timeout of 5 s, nothing to be left of it,
 // and the probe's reason to say what is wrong.
 func (s *suite) mismatch(ctx context.Context, name string, port uint16, hint string) (string, error) {
+	if s.mismatched.PID == 0 && !s.quick {
+		var err error
+		if s.mismatched, err = s.rest(); err != nil {
+			return "", err
+		}
+	}
 	before, err := s.numbers()
 	if err != nil {
 		return "", err
@@ -59,8 +74,8 @@ func (s *suite) mismatch(ctx context.Context, name string, port uint16, hint str
 		if err != nil {
 			return err
 		}
-		if after.Splice.Active > before.Splice.Active {
-			return errors.New("the proxied connection is left")
+		if after.Splice.Active != before.Splice.Active || after.Descriptors != before.Descriptors {
+			return fmt.Errorf("%d connections and %d descriptors, %d and %d before", after.Splice.Active, after.Descriptors, before.Splice.Active, before.Descriptors)
 		}
 		return nil
 	})

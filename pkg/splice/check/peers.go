@@ -16,6 +16,7 @@ var peerCases = []namedCase{
 	{"TLS 1.3, openssl s_client", openssl},
 	{"HTTP/2, curl", http2},
 	{"ssh", overSSH},
+	{"MariaDB, which speaks first, knows the client by the header", mariaDB},
 }
 
 // command runs a program in the first consumer's network.
@@ -100,4 +101,16 @@ func overSSH(ctx context.Context, s *suite) (string, error) {
 		return "", fmt.Errorf("answer %q", out)
 	}
 	return "", nil
+}
+
+func mariaDB(ctx context.Context, s *suite) (string, error) {
+	out, err := s.command(ctx, "", "mariadb", "--no-defaults", "--protocol=TCP", "--host="+endpoint("azure"), fmt.Sprintf("--port=%d", portMariaDB),
+		"--user=consumer", "--skip-ssl", "--batch", "--skip-column-names", "--execute=SELECT host FROM information_schema.processlist WHERE id = CONNECTION_ID()")
+	if err != nil {
+		return "", err
+	}
+	if !strings.HasPrefix(out, clientIP+":") {
+		return "", fmt.Errorf("the server says that the client is %q", out)
+	}
+	return "client " + strings.TrimSpace(out), nil
 }

@@ -37,11 +37,15 @@ const (
 	portPlainEcho   = 7007 // echoes without reading a header
 	portIdleDefault = 7008 // echo
 	portGo          = 7009 // testdata/peers/goserver
+	portLate        = 7011 // handed over by the second backend; the first drops SYNs
+	portDeaf        = 7012 // the only backend drops SYNs
+	portMariaDB     = 3306
 	portSSH         = 8022 // haproxy in front of sshd
 	portNginx       = 8080
 	portHaproxy     = 8081
 	portNginxTLS    = 8443
 	portNginxBare   = 8090 // reads no header
+	portBareTLS     = 8444
 	portHaproxyBare = 8091
 	portUDP         = 5353
 )
@@ -49,7 +53,7 @@ const (
 // ports all have a TCP rule.
 var ports = []uint16{
 	portPair, portEcho, portSecond, portNobody, portIdleShort, portIdleLong, portPlainEcho, portIdleDefault, portGo,
-	portSSH, portNginx, portHaproxy, portNginxTLS, portNginxBare, portHaproxyBare,
+	portLate, portDeaf, portMariaDB, portSSH, portNginx, portHaproxy, portNginxTLS, portNginxBare, portBareTLS, portHaproxyBare,
 }
 
 // arrival is a connection at a backend whose header was read.
@@ -70,6 +74,7 @@ type servers struct {
 	nginx     *lab.Process
 	haproxy   *lab.Process
 	goserver  *lab.Process
+	mariadb   *lab.Process
 	log       string // nginx's access log
 }
 
@@ -84,6 +89,7 @@ func startServers(ctx context.Context, w *world) (*servers, error) {
 		{w.backend, backendIP, portPair, handOver(s.pair)},
 		{w.backend, backendIP, portIdleShort, handOver(s.idle)},
 		{w.second, secondIP, portSecond, handOver(s.second)},
+		{w.second, secondIP, portLate, handOver(s.second)},
 		{w.backend, backendIP, portEcho, echoAfterHeader},
 		{w.backend, backendIP, portIdleLong, echoAfterHeader},
 		{w.backend, backendIP, portIdleDefault, echoAfterHeader},
@@ -98,6 +104,19 @@ func startServers(ctx context.Context, w *world) (*servers, error) {
 	}
 	w.backend.EchoServer(fmt.Sprintf("%s:%d", backendIP, portUDP))
 	s.sshd = w.backend.Sshd(ctx, backendIP+":22")
+	var err error
+	if s.mariadb, err = startMariaDB(ctx, w); err != nil {
+		return nil, err
+	}
+	for _, rule := range []string{
+		"add table ip deaf",
+		"add chain ip deaf in { type filter hook input priority 0 ; }",
+		fmt.Sprintf("add rule ip deaf in tcp dport { %d, %d } drop", portLate, portDeaf),
+	} {
+		if _, err := w.backend.Run(ctx, "nft", rule); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.startPeers(ctx, w); err != nil {
 		return nil, err
 	}
@@ -134,13 +153,28 @@ func (s *servers) startPeers(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range []int{portNginx, portNginxTLS, portNginxBare} {
+	for _, port := range []int{portNginx, portNginxTLS, portNginxBare, portBareTLS} {
 		w.backend.WaitListening("tcp", port)
 	}
 	s.haproxy = w.backend.Haproxy(ctx, string(haproxy), fmt.Sprintf("%s:%d", backendIP, portHaproxyBare))
 	s.goserver = w.backend.Start(ctx, w.lab.Build(ctx, "./testdata/peers/goserver"), fmt.Sprintf("%s:%d", backendIP, portGo))
 	w.backend.WaitListening("tcp", portGo)
 	return nil
+}
+
+// startMariaDB starts a database. Servers of this protocol speak first; this one reads a header from the services' NAT
+// IPs, if there is one, and has an account for the clients' address only.
+func startMariaDB(ctx context.Context, w *world) (*lab.Process, error) {
+	dir := filepath.Dir(w.lab.Path("mariadb", "x"))
+	common := []string{"--no-defaults", "--user=root", "--datadir=" + filepath.Join(dir, "data"), "--innodb=OFF", "--default-storage-engine=Aria"}
+	if _, err := w.backend.Run(ctx, "mariadb-install-db", append(common, "--skip-test-db", "--auth-root-authentication-method=normal")...); err != nil {
+		return nil, err
+	}
+	accounts := w.lab.WriteFile("mariadb/accounts.sql", []byte("CREATE USER consumer@'"+clientIP+"';\n"))
+	p := w.backend.Start(ctx, "mariadbd", append(common, "--socket="+filepath.Join(dir, "socket"), "--pid-file="+filepath.Join(dir, "pid"), "--init-file="+accounts,
+		"--bind-address="+backendIP, fmt.Sprintf("--port=%d", portMariaDB), "--skip-name-resolve", "--proxy-protocol-networks=10.0.0.96/28")...)
+	w.backend.WaitListening("tcp", portMariaDB)
+	return p, nil
 }
 
 // selfSigned makes a certificate for TLS cases.

@@ -1,21 +1,26 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/splice"
 )
 
 var streamCases = []namedCase{
-	{"header comes first and in one piece", headerInOnePiece},
+	{"header comes first, whole, in one segment, byte for byte", headerInOneSegment},
+	{"header and what the client sent with the handshake", headerWithFirstBytes},
 	{"server speaks first", serverFirst},
 	{"client closes at once", closesAtOnce},
 	{"client's first bytes with the handshake's ACK", withHandshake},
@@ -25,20 +30,77 @@ var streamCases = []namedCase{
 	{"reset by the backend reaches the client as a reset", func(ctx context.Context, s *suite) (string, error) { return "", s.resets(ctx, false) }},
 	{"slow reader pushes back, nothing is lost", slowReader},
 	{"first backend refuses, the next one serves", nextBackend},
-	{"no backend listens: the client gets a reset, counted", nobody},
+	{"first backend drops SYNs, the next one serves", nextAfterTimeout},
+	{"no backend listens: the client gets a reset, counted", func(ctx context.Context, s *suite) (string, error) { return s.nobody(ctx, portNobody) }},
+	{"the only backend drops SYNs: the client gets a reset, counted", func(ctx context.Context, s *suite) (string, error) { return s.nobody(ctx, portDeaf) }},
 }
 
-func headerInOnePiece(ctx context.Context, s *suite) (string, error) {
+// wantHeader is the header as the specification and Azure's documentation have it, written here once more.
+func wantHeader(client net.Conn, id uint32) []byte {
+	from, to := client.LocalAddr().(*net.TCPAddr), client.RemoteAddr().(*net.TCPAddr)
+	b := append([]byte("\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a\x21\x11\x00\x14"), from.IP.To4()...)
+	b = append(b, to.IP.To4()...)
+	return append(b, byte(from.Port>>8), byte(from.Port), byte(to.Port>>8), byte(to.Port),
+		0xee, 0x00, 0x05, 0x01, byte(id), byte(id>>8), byte(id>>16), byte(id>>24))
+}
+
+// segments are the payloads that a capture of a backend saw arrive on its port, in order, empty ones left out.
+func segments(packets []lab.Packet, port uint16) (list [][]byte) {
+	for _, p := range packets {
+		if p.Outgoing || len(p.Data) < 54 || p.Data[23] != unix.IPPROTO_TCP {
+			continue
+		}
+		tcp := 14 + int(p.Data[14]&15)*4
+		end := 14 + int(binary.BigEndian.Uint16(p.Data[16:]))
+		if binary.BigEndian.Uint16(p.Data[tcp+2:]) != port || end > len(p.Data) {
+			continue
+		}
+		if payload := p.Data[tcp+int(p.Data[tcp+12]>>4)*4 : end]; len(payload) > 0 {
+			list = append(list, payload)
+		}
+	}
+	return list
+}
+
+func headerInOneSegment(ctx context.Context, s *suite) (string, error) {
+	capture := s.backend.Capture("eth0")
 	client, server, err := s.pairOf(ctx, 0, "azure")
 	if err != nil {
 		return "", err
 	}
 	defer client.Close()
 	defer server.Close()
-	if server.first != 36 && server.first != 16 {
-		return "", fmt.Errorf("the first read brought %d bytes", server.first)
+	if err := echoBetween(client, server, "after the header"); err != nil {
+		return "", err
 	}
-	return "", echoBetween(client, server, "after the header")
+	want := [][]byte{wantHeader(client, linkID(0, "azure")), []byte("after the header")}
+	if got := segments(capture.Stop(), portPair); !slices.EqualFunc(got, want, bytes.Equal) {
+		return "", fmt.Errorf("the segments were %x, want %x", got, want)
+	}
+	return fmt.Sprintf("%x", want[0]), nil
+}
+
+// headerWithFirstBytes checks that nothing comes before the header, in whatever segments it comes.
+func headerWithFirstBytes(ctx context.Context, s *suite) (string, error) {
+	capture := s.backend.Capture("eth0")
+	client, err := s.dialSpeaking(ctx, "first bytes")
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	server, err := take(ctx, s.servers.pair)
+	if err != nil {
+		return "", err
+	}
+	defer server.Close()
+	if err := expect(server, "first bytes"); err != nil {
+		return "", err
+	}
+	got, header := segments(capture.Stop(), portPair), wantHeader(client, linkID(0, "azure"))
+	if len(got) == 0 || !bytes.HasPrefix(got[0], header) || string(bytes.Join(got, nil)) != string(header)+"first bytes" {
+		return "", fmt.Errorf("the segments were %x", got)
+	}
+	return fmt.Sprintf("in %d segments", len(got)), nil
 }
 
 // echoBetween sends a text each way.
@@ -105,22 +167,26 @@ func closesAtOnce(ctx context.Context, s *suite) (string, error) {
 	return "", expectEnd(server)
 }
 
-// withHandshake makes the kernel hold the handshake's last ACK back until there is data to go with it.
-func withHandshake(ctx context.Context, s *suite) (string, error) {
-	capture := s.consumers[0].Capture("eth0")
-	var client net.Conn
-	err := s.consumers[0].Do(func() error {
+// dialSpeaking connects a client that makes the kernel hold the handshake's last ACK back until there is data
+// to go with it.
+func (s *suite) dialSpeaking(ctx context.Context, text string) (client net.Conn, err error) {
+	err = s.consumers[0].Do(func() error {
 		dialer := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
 			return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) })
 		}}
-		var err error
 		client, err = dialer.DialContext(ctx, "tcp4", fmt.Sprintf("%s:%d", endpoint("azure"), portPair))
 		if err != nil {
 			return err
 		}
-		_, err = io.WriteString(client, "first bytes")
-		return err
+		_, err = io.WriteString(client, text)
+		return errors.Join(err, client.SetDeadline(time.Now().Add(60*time.Second)))
 	})
+	return client, err
+}
+
+func withHandshake(ctx context.Context, s *suite) (string, error) {
+	capture := s.consumers[0].Capture("eth0")
+	client, err := s.dialSpeaking(ctx, "first bytes")
 	if err != nil {
 		return "", err
 	}
@@ -139,8 +205,11 @@ func withHandshake(ctx context.Context, s *suite) (string, error) {
 		if !p.Outgoing || len(p.Data) < 54 || p.Data[23] != unix.IPPROTO_TCP {
 			continue
 		}
+		header := 14 + int(p.Data[14]&15)*4
+		if int(binary.BigEndian.Uint16(p.Data[header:])) != client.LocalAddr().(*net.TCPAddr).Port {
+			continue // the last packets of a case before
+		}
 		if sent++; sent == 2 {
-			header := 14 + int(p.Data[14]&15)*4
 			length := 14 + int(p.Data[16])<<8 + int(p.Data[17]) - header - int(p.Data[header+12]>>4)*4
 			if length != len("first bytes") {
 				return "", fmt.Errorf("the client's second packet carries %d bytes: the case does not test what it says", length)
@@ -262,12 +331,51 @@ func nextBackend(ctx context.Context, s *suite) (string, error) {
 	return fmt.Sprintf("%d connections, %d refused first", count, failed), nil
 }
 
-func nobody(ctx context.Context, s *suite) (string, error) {
+// nextAfterTimeout opens so many that some of them are for the first backend.
+func nextAfterTimeout(ctx context.Context, s *suite) (string, error) {
 	before, err := s.stats()
 	if err != nil {
 		return "", err
 	}
-	client, err := s.dial(ctx, 0, "", "azure", portNobody)
+	const count = 16
+	start := time.Now()
+	for range count {
+		client, err := s.dial(ctx, 0, "", "azure", portLate)
+		if err != nil {
+			return "", err
+		}
+		defer client.Close()
+	}
+	for range count {
+		server, err := take(ctx, s.servers.second)
+		if err != nil {
+			return "", err
+		}
+		defer server.Close()
+	}
+	took := time.Since(start)
+	after, err := s.stats()
+	if err != nil {
+		return "", err
+	}
+	late := after.DialTimedOut - before.DialTimedOut
+	note := fmt.Sprintf("%d connections, %d after the first had %v", count, late, splice.DefaultDialTimeout)
+	if late == 0 || after.NoBackend != before.NoBackend {
+		return note, fmt.Errorf("%d timed out, %d had no backend", late, after.NoBackend-before.NoBackend)
+	}
+	if took > splice.DefaultDialTimeout+2*time.Second {
+		return note, fmt.Errorf("the last was served after %v", took)
+	}
+	return note, nil
+}
+
+// nobody connects to a port where no backend answers.
+func (s *suite) nobody(ctx context.Context, port uint16) (string, error) {
+	before, err := s.stats()
+	if err != nil {
+		return "", err
+	}
+	client, err := s.dial(ctx, 0, "", "azure", port)
 	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		return "", err
 	}
@@ -282,8 +390,9 @@ func nobody(ctx context.Context, s *suite) (string, error) {
 		if err != nil {
 			return err
 		}
-		if after.NoBackend != before.NoBackend+1 {
-			return fmt.Errorf("counted %d", after.NoBackend-before.NoBackend)
+		if after.NoBackend != before.NoBackend+1 || after.DialFailed+after.DialTimedOut != before.DialFailed+before.DialTimedOut+1 {
+			return fmt.Errorf("counted %d without backend, %d refusals, %d timeouts", after.NoBackend-before.NoBackend,
+				after.DialFailed-before.DialFailed, after.DialTimedOut-before.DialTimedOut)
 		}
 		return nil
 	})

@@ -155,6 +155,51 @@ func (w *world) numbers() (n Numbers, err error) {
 	return n, err
 }
 
+// restart puts a new process in the gateway's place.
+func (w *world) restart(ctx context.Context) error {
+	w.calls.Close()
+	w.process.Stop()
+	return w.start(ctx)
+}
+
+// rest waits until connections, flows and ports of earlier cases are gone and the audit is content.
+func (w *world) rest() (n Numbers, err error) {
+	err = lab.Poll(90*time.Second, func() error {
+		var err error
+		if n, err = w.numbers(); err != nil {
+			return err
+		}
+		if n.Splice.Active != 0 || n.Flows != 0 || n.Ports != 0 || n.Resting != 0 {
+			return fmt.Errorf("%d connections, %d flows, %d ports (%d resting) are left", n.Splice.Active, n.Flows, n.Ports, n.Resting)
+		}
+		return w.calls.Call("Gateway.Audit", Empty{}, &Empty{})
+	})
+	return n, err
+}
+
+// settle waits until no proxied connection of earlier cases is left, and the audit is content.
+func (w *world) settle() (n Numbers, err error) {
+	err = lab.Poll(20*time.Second, func() error {
+		var err error
+		if n, err = w.numbers(); err != nil {
+			return err
+		}
+		if n.Splice.Active != 0 {
+			return fmt.Errorf("%d connections of earlier cases are left", n.Splice.Active)
+		}
+		return w.calls.Call("Gateway.Audit", Empty{}, &Empty{})
+	})
+	return n, err
+}
+
+// leaks compares the numbers of two rests.
+func leaks(before, after Numbers) error {
+	if after.Descriptors != before.Descriptors {
+		return fmt.Errorf("%d descriptors, %d before", after.Descriptors, before.Descriptors)
+	}
+	return nil
+}
+
 func (w *world) stats() (splice.Stats, error) {
 	n, err := w.numbers()
 	return n.Splice, err
@@ -187,7 +232,7 @@ func (w *world) newState() dataplane.State {
 			set.Rules = append(set.Rules, w.rule(s, dataplane.ProtocolTCP, port))
 		}
 		udp := w.rule(s, dataplane.ProtocolUDP, portUDP)
-		udp.Proxy = false
+		udp.Proxy, udp.IdleUDP = false, 10 // cases wait until nothing is left
 		set.Rules = append(set.Rules, udp)
 		state.RuleSets = append(state.RuleSets, set)
 	}
@@ -210,7 +255,7 @@ func (w *world) rule(s service, protocol dataplane.Protocol, port uint16) datapl
 		Proxy: s.proxy, ProxyTLV: s.tlv, ProxyCRC32C: s.sum,
 		Targets: []dataplane.Target{{Pool: "pool", Addr: mustAddr(backendIP), Weight: 1, Healthy: true}},
 	}
-	if port == portSecond {
+	if port == portSecond || port == portLate {
 		// The first never listens there.
 		r.Targets = append(r.Targets, dataplane.Target{Pool: "pool", Addr: mustAddr(secondIP), Weight: 1, Healthy: true})
 	}

@@ -1,5 +1,5 @@
 // Command goserver shows how a Go server behind a private link service with enableProxyProtocol
-// learns who calls. It answers each connection with one line and closes:
+// learns who calls. It answers each connection with one line, which it logs as well, and closes:
 //
 //	client 10.0.1.4:50000 endpoint 10.0.1.10:7009 link 536870913
 //
@@ -47,7 +47,9 @@ func serve(c *proxyproto.Conn) {
 	if header == nil || header.Command.IsLocal() {
 		return // a probe: connected is all it wants to know
 	}
-	fmt.Fprintf(c, "client %v endpoint %v link %d\n", header.SourceAddr, header.DestinationAddr, linkID(header))
+	who := fmt.Sprintf("client %v endpoint %v link %d", header.SourceAddr, header.DestinationAddr, linkID(header))
+	log.Print(who)
+	fmt.Fprintln(c, who)
 }
 
 // linkID returns the connection's LinkID, in whichever style the service writes it (proxyTlv); 0 if none.
