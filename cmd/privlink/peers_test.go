@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
 )
 
@@ -55,6 +59,90 @@ func TestRun_ProxyService_NginxAndHaproxyKnowTheClient(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// TestRun_ProxyMismatch_RequestFailsLBShowSaysWhy has nginx and haproxy read a header that does not come, and not read
+// one that does. A request fails within the servers' own timeouts of 5 s, and nothing of it is left.
+func TestRun_ProxyMismatch_RequestFailsLBShowSaysWhy(t *testing.T) {
+	l, d := gateway(t)
+	provider := l.VM(d.Namespace, "web", "10.0.0.4/16", lab.VethOptions{})
+	consumer := l.VM(d.Namespace, "home", "10.0.1.4/16", lab.VethOptions{})
+	startPeers(t, l, provider)
+	p := &proxied{T: t, lab: l, daemon: d}
+	p.must("vnet create datacenter --prefix 10.0.0.0/16 --interface web")
+	p.must("vnet create home --prefix 10.0.0.0/16 --interface home --subscription consumer")
+	const unread, awaited = "may not read PROXY headers", "may wait for a PROXY header"
+	cases := []struct{ name, port, proxy, hint, ip string }{
+		{"nginx-unread", "8090", " --proxy-protocol", unread, "10.0.1.10"},
+		{"haproxy-unread", "8091", " --proxy-protocol", unread, "10.0.1.10"},
+		{"nginx-awaited", "8080", "", awaited, "10.0.1.11"},
+		{"haproxy-awaited", "8081", "", awaited, "10.0.1.11"},
+	}
+	// Requests go where no probe keeps them away.
+	for _, s := range []struct{ name, rules, proxy, ip string }{
+		{"unread", " --rule tcp:8090 --rule tcp:8091", " --proxy-protocol", "10.0.1.10"},
+		{"awaited", " --rule tcp:8080 --rule tcp:8081", "", "10.0.1.11"},
+	} {
+		p.must("lb create " + s.name + " --vnet datacenter --backend 10.0.0.4" + s.rules)
+		p.must("service create " + s.name + " --lb " + s.name + s.proxy + " --nat-ip-count 1 --visibility * --auto-approval *")
+		var service api.PrivateLinkService
+		read(t, p.must("service show "+s.name+" -o json"), &service)
+		p.must("endpoint create to-" + s.name + " --vnet home --ip " + s.ip + " --service " + service.Properties.Alias + " --subscription consumer")
+	}
+	for _, c := range cases {
+		p.must("lb create " + c.name + " --vnet datacenter --rule tcp:" + c.port + " --backend 10.0.0.4 --probe http:" + c.port + "/health")
+		p.must("service create " + c.name + " --lb " + c.name + c.proxy + " --nat-ip-count 1 --visibility *")
+	}
+	for _, c := range cases {
+		l.Wait("lb show "+c.name+" to say why", 40*time.Second, func() error {
+			if out := p.must("lb show " + c.name); !strings.Contains(out, c.hint) {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}
+	before := p.descriptors()
+	for _, c := range cases {
+		start := time.Now()
+		out, err := consumer.Run(t.Context(), "curl", "-sS", "--fail", "--max-time", "8", "http://"+c.ip+":"+c.port+"/")
+		// 22: an answer that is an error; 52, 56: none, or a reset. Not 7 or 28: refused or without any answer.
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || !slices.Contains([]int{22, 52, 56}, exit.ExitCode()) {
+			t.Errorf("%s: a request got %q, %v", c.name, out, err)
+		}
+		if took := time.Since(start); took > 6*time.Second {
+			t.Errorf("%s: the request hung for %v", c.name, took)
+		}
+	}
+	l.Wait("nothing to be left", 20*time.Second, func() error {
+		var flows []api.Flow
+		read(t, p.must("flow list -o json --client 10.0.1.4"), &flows)
+		for _, f := range flows {
+			if f.State == string(dataplane.PhaseOpen) || f.State == string(dataplane.PhaseSYN) {
+				return fmt.Errorf("a flow is left: %+v", f)
+			}
+		}
+		if open := p.metric("privlink_proxy_connections "); open != 0 {
+			return fmt.Errorf("%v proxied connections are left", open)
+		}
+		if after := p.descriptors(); after > before {
+			return fmt.Errorf("%d descriptors, %d before", after, before)
+		}
+		return nil
+	})
+	if audit := p.must("flow audit"); audit != "every port and every quota has its flows\n" {
+		t.Errorf("audit: %s", audit)
+	}
+}
+
+// descriptors are the daemon's, without those of pipes and of sockets that are kept ready.
+func (p *proxied) descriptors() int {
+	p.Helper()
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.daemon.Process().PID()))
+	if err != nil {
+		p.Fatal(err)
+	}
+	return len(list) - 2*int(p.metric("privlink_proxy_pipes ")) - int(p.metric("privlink_proxy_sockets_ready "))
 }
 
 // startPeers starts nginx and haproxy with the files of testdata/peers.

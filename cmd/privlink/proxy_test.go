@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +17,8 @@ import (
 	"github.com/privlink/privlink/pkg/lab"
 )
 
-// TestRun_ProxyService_LinkIDIsOneNumber follows the LinkID from the API through the flow list to what a Go
-// server decodes, over rejection, approval and restart.
+// TestRun_ProxyService_LinkIDIsOneNumber follows the LinkID from the API through the flow list and the kernel's maps, as
+// bpftool prints them, to what a Go server decodes, over rejection, approval and restart.
 func TestRun_ProxyService_LinkIDIsOneNumber(t *testing.T) {
 	l, d := gateway(t)
 	provider := l.VM(d.Namespace, "web", "10.0.0.5/16", lab.VethOptions{})
@@ -77,8 +81,15 @@ func TestRun_ProxyService_LinkIDIsOneNumber(t *testing.T) {
 		if suffix := fmt.Sprintf(" link %d\n", want); !strings.HasSuffix(answer, suffix) || linkID() != want {
 			t.Errorf("%s: the backend says %q, the API %d, want %d", when, answer, linkID(), want)
 		}
-		if flows := must("flow list -o json"); !strings.Contains(flows, fmt.Sprint(want)) {
-			t.Errorf("%s: the flow list lacks LinkID %d:\n%s", when, want, flows)
+		var flows []api.Flow
+		read(t, must("flow list -o json --client 10.0.1.4"), &flows)
+		if len(flows) == 0 {
+			t.Fatalf("%s: the flow list has no flow of the client", when)
+		}
+		for _, f := range flows {
+			if tool := toolLink(t, d.BPFFS, f.Slot); uint64(f.LinkID) != want || uint64(tool) != want {
+				t.Errorf("%s: the flow list says %d, bpftool %d, want %d", when, f.LinkID, tool, want)
+			}
 		}
 	}
 	called("after approval")
@@ -91,6 +102,50 @@ func TestRun_ProxyService_LinkIDIsOneNumber(t *testing.T) {
 	d.Stop()
 	d.Start(t.Context())
 	called("after a restart")
+}
+
+// toolLink is the LinkID of a flow's link: bpftool prints the flow's entry, which has the link's index, and that.
+func toolLink(t *testing.T, bpffs string, slot uint32) uint32 {
+	t.Helper()
+	var flow struct {
+		Rw struct {
+			Tag struct {
+				Of struct {
+					Link uint32 `json:"link"`
+				} `json:"of"`
+			} `json:"tag"`
+		} `json:"rw"`
+	}
+	element(t, bpffs, "flows_v*", slot, &flow)
+	var link struct {
+		LinkID uint32 `json:"link_id"`
+	}
+	element(t, bpffs, "links_v*", flow.Rw.Tag.Of.Link, &link)
+	return link.LinkID
+}
+
+// element is one of a pinned array, as bpftool formats it.
+func element(t *testing.T, bpffs, name string, index uint32, value any) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(bpffs, "maps", name))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("pinned maps %s: %v, %v", name, found, err)
+	}
+	args := []string{"-j", "map", "lookup", "pinned", found[0], "key"}
+	for _, b := range binary.LittleEndian.AppendUint32(nil, index) {
+		args = append(args, strconv.Itoa(int(b)))
+	}
+	out, err := exec.CommandContext(t.Context(), "bpftool", args...).Output()
+	if err != nil {
+		t.Fatalf("bpftool %s: %v", strings.Join(args, " "), err)
+	}
+	printed := struct {
+		Formatted struct {
+			Value any `json:"value"`
+		} `json:"formatted"`
+	}{}
+	printed.Formatted.Value = value
+	read(t, string(out), &printed)
 }
 
 // TestRun_Probe_BackendStopsAndReturns follows a probe through the dataplane into lb show and the metrics.
