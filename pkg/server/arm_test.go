@@ -42,6 +42,8 @@ func TestARM_BadRequest_StatusAndCode(t *testing.T) {
 		{"$top", "GET", rg + "/virtualNetworks?$top=0", "", 400, api.CodeInvalidParameter},
 		{"$skipToken", "GET", rg + "/virtualNetworks?$skipToken=***", "", 400, api.CodeInvalidParameter},
 		{"no such operation", "GET", "/subscriptions/s/providers/Microsoft.Network/locations/local/operations/AAAA", "", 404, api.CodeNotFound},
+		{"an operation that is not supported", "POST", lbPath + "/migrateToIpBased", "{}", 400, api.CodeOperationNotSupported},
+		{"the same of what is not there", "POST", rg + "/loadBalancers/none/migrateToIpBased", "{}", 404, api.CodeNotFound},
 		{"a life that no clock counts", "POST", "/privlink/tokens", `{"principal":"root","lifeInSeconds":9223372036854775807}`, 400, api.CodeInvalidParameter},
 		{"delete what is used", "DELETE", netPath, "", 409, api.CodeInUse},
 		{"delete what is not there", "DELETE", rg + "/virtualNetworks/none", "", 204, ""},

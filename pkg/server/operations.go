@@ -82,6 +82,8 @@ func (s *Server) operations() []route {
 	add(http.MethodGet, location+"/operations/{operation}", ofOperation, auth.Read, s.getOperation)
 	add(http.MethodGet, location+"/operationResults/{operation}", ofOperation, auth.Read, s.getOperationResult)
 
+	s.addUnsupported(add)
+
 	// privlink's own.
 	add(http.MethodGet, "/privlink/flows", eachByItself, auth.Read, s.listFlows)
 	add(http.MethodPost, "/privlink/batch", eachByItself, auth.Write, s.batch)
