@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +63,68 @@ func TestPathMTU_SmallerOnOneSide_IsLearned(t *testing.T) {
 	}
 }
 
+// A router of somebody's own, with a smaller MTU behind it: what it says to the address it knows reaches the sender on the other side.
+func TestPathMTU_SmallerBehindARouter_IsLearnedAcrossTheLink(t *testing.T) {
+	const behind = "192.0.2.10"
+	tooBig := []kind{icmpOf(layers.ICMPv4TypeDestinationUnreachable)}
+	// host is somebody behind the router, who promises 1460 bytes a segment and cannot get them.
+	host := func(r *rig, router *lab.Namespace) *lab.Namespace {
+		n := r.VM(router, "behind", behind+"/24", lab.VethOptions{MTU: 1300})
+		router.Addr("behind", "192.0.2.1/24")
+		router.Sysctl("net.ipv4.ip_forward", "1")
+		n.Route("10.0.0.0/16", "192.0.2.1")
+		if err := n.Netlink().LinkSetMTU(n.Link("eth0"), 1500); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	t.Run("consumer", func(t *testing.T) {
+		eachMode(t, func(t *testing.T, o rigOptions) {
+			r := newRig(t, o)
+			client := host(r, r.consumers[0])
+			server := r.backend.BulkServer(backendIP + ":9000")
+			both := watch(r)
+			if _, err := client.Transfer(r.context(30*time.Second), "", endpointIP+":9000", lab.Bulk{Get: 1 << 20, Seed: 3}); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range server.Errors() {
+				t.Error(err)
+			}
+			learned(r, r.backend, natIP)
+			_, packets := both.stop(nil, tooBig)
+			hidden(t, only(packets, tooBig[0]), behind, clientIP, endpointIP)
+		})
+	})
+	t.Run("provider", func(t *testing.T) {
+		eachMode(t, func(t *testing.T, o rigOptions) {
+			r := newRig(t, o)
+			backend := host(r, r.backend)
+			r.state.Networks[0].Attachments[0].NextHop = mustAddr(backendIP)
+			r.state.Pools[0].Members[0] = mustAddr(behind)
+			r.state.RuleSets[0].Rules[0].Targets[0].Addr = mustAddr(behind)
+			r.apply()
+			server := backend.BulkServer(behind + ":9000")
+			both := watch(r)
+			if _, err := r.consumers[0].Transfer(r.context(30*time.Second), "", endpointIP+":9000", lab.Bulk{Put: 1 << 20, Seed: 4}); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range server.Errors() {
+				t.Error(err)
+			}
+			learned(r, r.consumers[0], endpointIP)
+			packets, _ := both.stop(tooBig, nil)
+			hidden(t, only(packets, tooBig[0]), behind, backendIP, natIP)
+		})
+	})
+}
+
+// only are the packets of one kind that arrived.
+func only(packets []lab.Packet, k kind) []lab.Packet {
+	return slices.DeleteFunc(slices.Clone(packets), func(p lab.Packet) bool {
+		return p.Outgoing || !k.is(gopacket.NewPacket(p.Data, layers.LayerTypeEthernet, gopacket.NoCopy))
+	})
+}
+
 // learned checks that a host knows of the smaller MTU on its way.
 func learned(r *rig, sender *lab.Namespace, to string) {
 	r.t.Helper()
@@ -69,6 +132,53 @@ func learned(r *rig, sender *lab.Namespace, to string) {
 	if err != nil || !strings.Contains(out, "mtu 1300") {
 		r.t.Errorf("route of the sender: %q, %v; want mtu 1300", out, err)
 	}
+}
+
+func TestICMP_ErrorsOfTheClient_ReachTheBackendFromTheNATIP(t *testing.T) {
+	eachMode(t, func(t *testing.T, o rigOptions) {
+		r := newRig(t, o)
+		both := watch(r)
+		listener, err := r.backend.ListenPacket("udp4", backendIP+":9999")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		ctx := r.context(5 * time.Second)
+		client, err := r.consumers[0].Dial(ctx, "udp4", "", endpointIP+":9999")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := client.Write([]byte("a question")); err != nil {
+			t.Fatal(err)
+		}
+		if err := listener.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := listener.ReadFrom(make([]byte, 64))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// the client has gone when its answer comes; only a connected socket is told
+		client.Close()
+		listener.Close()
+		server, err := r.backend.Dial(ctx, "udp4", backendIP+":9999", from.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		if _, err := server.Write([]byte("the answer")); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("read: %v, want port unreachable", err)
+		}
+		_, packets := both.stop(nil, []kind{icmpOf(layers.ICMPv4TypeDestinationUnreachable)})
+		hidden(t, packets, clientIP, endpointIP)
+	})
 }
 
 func TestICMP_ErrorsOfTheBackend_ReachTheClientFromTheEndpoint(t *testing.T) {

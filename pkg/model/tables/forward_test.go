@@ -126,7 +126,7 @@ func forwardRows(t *testing.T) []row {
 
 // icmpRows are ICMP errors of flows and echo.
 func icmpRows(t *testing.T) []row {
-	router := addr(10, 0, 2, 254)
+	router, consumerRouter := addr(10, 0, 2, 254), addr(10, 0, 1, 254)
 	toNAT := func(saw packet, from model.IP, typ, code uint8, mtu uint16, quoted int) packet {
 		return about(t, from, backendMAC, ports[1].mac, saw, typ, code, mtu, quoted)
 	}
@@ -162,9 +162,16 @@ func icmpRows(t *testing.T) []row {
 			forwards("consumer", query(), "provider", queried()),
 			forwards("provider", toNAT(queried(), router, 12, 0, 0, 8), "consumer", toClient(query(), 12, 0, 0, 8)),
 			forwards("provider", toNAT(queried(), backend, 3, 3, 0, 17), "consumer", toClient(query(), 3, 3, 0, 17))), nil},
-		{"errors from the consumer's side", "icmp", steps(
+		{"errors from the consumer's side, from 8 quoted bytes and more", "icmp", steps(
 			opened(), forwards("consumer", fromConsumer(got("A"), client, 3, 3, 0, 8), "provider", toBackend(replied("A"), 3, 3, 0, 8)),
-			forwards("consumer", fromConsumer(got("A"), addr(10, 0, 1, 254), 3, 4, 1000, 20), "provider", toBackend(replied("A"), 3, 4, 1000, 20))), nil},
+			forwards("consumer", fromConsumer(got("A"), consumerRouter, 3, 4, 1000, 20), "provider", toBackend(replied("A"), 3, 4, 1000, 20)),
+			forwards("consumer", fromConsumer(got("A"), consumerRouter, 11, 0, 0, 16), "provider", toBackend(replied("A"), 11, 0, 0, 16)),
+			forwards("consumer", fromConsumer(got("A"), client, 12, 0, 0, 8), "provider", toBackend(replied("A"), 12, 0, 0, 8)),
+			forwards("consumer", query(), "provider", queried()),
+			forwards("provider", answer(), "consumer", answered()),
+			forwards("consumer", fromConsumer(answered(), client, 11, 1, 0, 14), "provider", toBackend(answer(), 11, 1, 0, 14)),
+			forwards("consumer", fromConsumer(answered(), consumerRouter, 12, 0, 0, 8), "provider", toBackend(answer(), 12, 0, 0, 8)),
+			forwards("consumer", fromConsumer(answered(), client, 3, 3, 0, 14), "provider", toBackend(answer(), 3, 3, 0, 14))), nil},
 		{"errors neither refresh nor end a flow", "icmp", steps(
 			opened(), later(299), forwards("provider", toNAT(seen("A"), backend, 3, 1, 0, 8), "consumer", toClient(asked("A"), 3, 1, 0, 8)),
 			later(2), drops("provider", toNAT(seen("A"), backend, 3, 1, 0, 8), model.ICMPNoFlow)), nil},
