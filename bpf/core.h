@@ -256,6 +256,35 @@ static __always_inline bool checksum_may_be_partial(hook *ctx, struct packet *p)
 }
 #endif
 
+#ifdef HOOK_TC
+/* What never crosses a link. Protocols by their names that somebody may miss, and have a counter each. */
+SLOW int other_protocol(struct packet *p)
+{
+	struct meaning m;
+
+	if (!p)
+		return DROP(HELPER);
+	m = address_find(p->key.vnet, p->key.daddr);
+	p->link = m.link;
+	if (!m.kind || m.kind == ADDR_GATEWAY)
+		return OTHER(OTHER_IPV4);
+	switch (p->key.proto) {
+	case IPPROTO_SCTP:
+		return DROP(SCTP);
+	case IPPROTO_GRE:
+		return DROP(GRE);
+	case IPPROTO_ESP:
+		return DROP(ESP);
+	case IPPROTO_AH:
+		return DROP(AH);
+	case IPPROTO_IGMP:
+		return DROP(IGMP);
+	default:
+		return DROP(PROTOCOL);
+	}
+}
+#endif
+
 static __always_inline int ipv4(hook *ctx, struct packet *p)
 {
 	struct path path = {};
@@ -277,12 +306,8 @@ static __always_inline int ipv4(hook *ctx, struct packet *p)
 #else
 	if (p->key.proto == IPPROTO_ICMP)
 		return icmp(ctx, p);
-	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP) {
-		struct meaning m = address_find(p->key.vnet, p->key.daddr);
-
-		p->link = m.link;
-		return m.kind && m.kind != ADDR_GATEWAY ? DROP(PROTOCOL) : OTHER(OTHER_IPV4);
-	}
+	if (p->key.proto != IPPROTO_TCP && p->key.proto != IPPROTO_UDP)
+		return other_protocol(p);
 	if (migrating && p->fragment & (FRAGMENT_MORE | FRAGMENT_OFFSET))
 		fragment_migrate(ctx, p);
 	if (p->fragment & FRAGMENT_OFFSET)

@@ -55,7 +55,7 @@ ARRAY(backends_v1, MAX_BACKENDS, struct backend);
 ARRAY(buckets_v1, MAX_OUTS, struct bucket);
 
 PERCPU(link_stats_v1, MAX_LINKS, struct link_stats);
-PERCPU(reasons_v1, REASON_COUNT, struct reason_stats);
+PERCPU(reasons_v2, REASON_COUNT, struct reason_stats);
 
 HASH(addresses_v1, MAX_ADDRESSES, struct address_key, struct address, BPF_F_NO_PREALLOC);
 HASH(ruleidx_v1, MAX_RULES, struct rule_key, struct rule_ref, BPF_F_NO_PREALLOC);

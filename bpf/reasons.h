@@ -23,7 +23,12 @@
 	X(BAD_L4, "bad_l4", "TCP or UDP header with a wrong length or port 0")                    \
 	X(MARTIAN, "martian", "source address that no host may send from")                        \
 	/* never crosses a link */                                                                \
-	X(PROTOCOL, "protocol", "neither TCP, UDP nor ICMP, to an address of privlink")           \
+	X(SCTP, "sctp", "SCTP to an address of privlink")                                         \
+	X(GRE, "gre", "GRE to an address of privlink")                                            \
+	X(ESP, "esp", "ESP to an address of privlink")                                            \
+	X(AH, "ah", "AH to an address of privlink")                                               \
+	X(IGMP, "igmp", "IGMP to an address of privlink")                                         \
+	X(PROTOCOL, "protocol", "yet another protocol over IPv4, to an address of privlink")      \
 	X(ICMP_OTHER, "icmp_other", "ICMP other than echo to an endpoint and errors of flows")    \
 	X(ICMP_NO_FLOW, "icmp_no_flow", "ICMP error that quotes no flow")                         \
 	X(ICMP_SHORT, "icmp_short", "ICMP error that quotes too little")                          \

@@ -85,7 +85,7 @@ static __always_inline bool link_carries(struct link *link, __u16 gen)
 
 static __always_inline void count_reason(__u32 reason, __u32 bytes)
 {
-	struct reason_stats *stats = bpf_map_lookup_elem(&reasons_v1, &reason);
+	struct reason_stats *stats = bpf_map_lookup_elem(&reasons_v2, &reason);
 
 	if (!stats)
 		return;

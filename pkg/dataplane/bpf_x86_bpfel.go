@@ -442,39 +442,44 @@ const (
 	bpfReasonREASON_BAD_HEADER           bpfReason = 9
 	bpfReasonREASON_BAD_L4               bpfReason = 10
 	bpfReasonREASON_MARTIAN              bpfReason = 11
-	bpfReasonREASON_PROTOCOL             bpfReason = 12
-	bpfReasonREASON_ICMP_OTHER           bpfReason = 13
-	bpfReasonREASON_ICMP_NO_FLOW         bpfReason = 14
-	bpfReasonREASON_ICMP_SHORT           bpfReason = 15
-	bpfReasonREASON_NOT_APPROVED         bpfReason = 16
-	bpfReasonREASON_ENDED                bpfReason = 17
-	bpfReasonREASON_NO_RULE              bpfReason = 18
-	bpfReasonREASON_NO_BACKEND           bpfReason = 19
-	bpfReasonREASON_QUOTA                bpfReason = 20
-	bpfReasonREASON_PORTS                bpfReason = 21
-	bpfReasonREASON_PORTS_RESTING        bpfReason = 22
-	bpfReasonREASON_DOMAINS              bpfReason = 23
-	bpfReasonREASON_TABLE_FULL           bpfReason = 24
-	bpfReasonREASON_WINDOW_FULL          bpfReason = 25
-	bpfReasonREASON_TABLE_BUSY           bpfReason = 26
-	bpfReasonREASON_NO_FLOW              bpfReason = 27
-	bpfReasonREASON_NAT_NO_FLOW          bpfReason = 28
-	bpfReasonREASON_NO_DIAL              bpfReason = 29
-	bpfReasonREASON_TTL                  bpfReason = 30
-	bpfReasonREASON_TOO_BIG              bpfReason = 31
-	bpfReasonREASON_TOO_BIG_MAY_FRAGMENT bpfReason = 32
-	bpfReasonREASON_NO_OUTPUT            bpfReason = 33
-	bpfReasonREASON_FRAGMENT_ORPHAN      bpfReason = 34
-	bpfReasonREASON_FRAGMENT_BAD         bpfReason = 35
-	bpfReasonREASON_FRAGMENT_IDS         bpfReason = 36
-	bpfReasonREASON_HELPER               bpfReason = 37
-	bpfReasonREASON_ARP_REPLY            bpfReason = 38
-	bpfReasonREASON_ECHO_REPLY           bpfReason = 39
-	bpfReasonREASON_RST_LIMITED          bpfReason = 40
-	bpfReasonREASON_ICMP_LIMITED         bpfReason = 41
-	bpfReasonREASON_RST_SENT             bpfReason = 42
-	bpfReasonREASON_ICMP_SENT            bpfReason = 43
-	bpfReasonREASON_COUNT                bpfReason = 44
+	bpfReasonREASON_SCTP                 bpfReason = 12
+	bpfReasonREASON_GRE                  bpfReason = 13
+	bpfReasonREASON_ESP                  bpfReason = 14
+	bpfReasonREASON_AH                   bpfReason = 15
+	bpfReasonREASON_IGMP                 bpfReason = 16
+	bpfReasonREASON_PROTOCOL             bpfReason = 17
+	bpfReasonREASON_ICMP_OTHER           bpfReason = 18
+	bpfReasonREASON_ICMP_NO_FLOW         bpfReason = 19
+	bpfReasonREASON_ICMP_SHORT           bpfReason = 20
+	bpfReasonREASON_NOT_APPROVED         bpfReason = 21
+	bpfReasonREASON_ENDED                bpfReason = 22
+	bpfReasonREASON_NO_RULE              bpfReason = 23
+	bpfReasonREASON_NO_BACKEND           bpfReason = 24
+	bpfReasonREASON_QUOTA                bpfReason = 25
+	bpfReasonREASON_PORTS                bpfReason = 26
+	bpfReasonREASON_PORTS_RESTING        bpfReason = 27
+	bpfReasonREASON_DOMAINS              bpfReason = 28
+	bpfReasonREASON_TABLE_FULL           bpfReason = 29
+	bpfReasonREASON_WINDOW_FULL          bpfReason = 30
+	bpfReasonREASON_TABLE_BUSY           bpfReason = 31
+	bpfReasonREASON_NO_FLOW              bpfReason = 32
+	bpfReasonREASON_NAT_NO_FLOW          bpfReason = 33
+	bpfReasonREASON_NO_DIAL              bpfReason = 34
+	bpfReasonREASON_TTL                  bpfReason = 35
+	bpfReasonREASON_TOO_BIG              bpfReason = 36
+	bpfReasonREASON_TOO_BIG_MAY_FRAGMENT bpfReason = 37
+	bpfReasonREASON_NO_OUTPUT            bpfReason = 38
+	bpfReasonREASON_FRAGMENT_ORPHAN      bpfReason = 39
+	bpfReasonREASON_FRAGMENT_BAD         bpfReason = 40
+	bpfReasonREASON_FRAGMENT_IDS         bpfReason = 41
+	bpfReasonREASON_HELPER               bpfReason = 42
+	bpfReasonREASON_ARP_REPLY            bpfReason = 43
+	bpfReasonREASON_ECHO_REPLY           bpfReason = 44
+	bpfReasonREASON_RST_LIMITED          bpfReason = 45
+	bpfReasonREASON_ICMP_LIMITED         bpfReason = 46
+	bpfReasonREASON_RST_SENT             bpfReason = 47
+	bpfReasonREASON_ICMP_SENT            bpfReason = 48
+	bpfReasonREASON_COUNT                bpfReason = 49
 )
 
 type bpfReasonStats struct {
@@ -738,7 +743,7 @@ const (
 	bpfMapNewDomainV1        = "new_domain_v1"
 	bpfMapOutsV1             = "outs_v1"
 	bpfMapPoolsV1            = "pools_v1"
-	bpfMapReasonsV1          = "reasons_v1"
+	bpfMapReasonsV2          = "reasons_v2"
 	bpfMapRecentV1           = "recent_v1"
 	bpfMapRefillsV1          = "refills_v1"
 	bpfMapRuleidxV1          = "ruleidx_v1"
@@ -872,7 +877,7 @@ type bpfMapSpecs struct {
 	NewDomainV1 *ebpf.MapSpec `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.MapSpec `ebpf:"pools_v1"`
-	ReasonsV1   *ebpf.MapSpec `ebpf:"reasons_v1"`
+	ReasonsV2   *ebpf.MapSpec `ebpf:"reasons_v2"`
 	RecentV1    *ebpf.MapSpec `ebpf:"recent_v1"`
 	RefillsV1   *ebpf.MapSpec `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.MapSpec `ebpf:"ruleidx_v1"`
@@ -974,7 +979,7 @@ type bpfMaps struct {
 	NewDomainV1 *ebpf.Map `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.Map `ebpf:"pools_v1"`
-	ReasonsV1   *ebpf.Map `ebpf:"reasons_v1"`
+	ReasonsV2   *ebpf.Map `ebpf:"reasons_v2"`
 	RecentV1    *ebpf.Map `ebpf:"recent_v1"`
 	RefillsV1   *ebpf.Map `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.Map `ebpf:"ruleidx_v1"`
@@ -1007,7 +1012,7 @@ func (m *bpfMaps) Close() error {
 		m.NewDomainV1,
 		m.OutsV1,
 		m.PoolsV1,
-		m.ReasonsV1,
+		m.ReasonsV2,
 		m.RecentV1,
 		m.RefillsV1,
 		m.RuleidxV1,

@@ -140,7 +140,7 @@ func (k *kernel) loadMaps(f *folder, specs Specs, want sizes, attached []ebpf.Pr
 	if err := k.prepareMigration(f, specs, maps[mapFlows], want); err != nil {
 		return err
 	}
-	return k.adoptMaps(maps)
+	return k.adoptMaps(f, maps)
 }
 
 // recoverMaps finds maps whose pins are gone through the programs that use them (see bindMaps), and pins them again.
@@ -229,10 +229,21 @@ func (k *kernel) createMaps(f *folder, specs map[string]*ebpf.MapSpec, want size
 	return nil
 }
 
-// adoptMaps takes the maps that are there, if each is what this binary would make.
-func (k *kernel) adoptMaps(specs map[string]*ebpf.MapSpec) error {
+// adoptMaps takes the maps that are there, if each is what this binary would make. A version with other drop
+// reasons counts them anew.
+func (k *kernel) adoptMaps(f *folder, specs map[string]*ebpf.MapSpec) error {
 	for name, spec := range specs {
 		m := k.maps[name]
+		if m == nil && name == mapReasons {
+			var err error
+			if m, err = ebpf.NewMap(spec); err != nil {
+				return fmt.Errorf("make map %s: %w", name, err)
+			}
+			k.maps[name] = m
+			if err := m.Pin(f.maps(name)); err != nil {
+				return fmt.Errorf("pin map %s: %w", name, err)
+			}
+		}
 		if m == nil {
 			return fmt.Errorf("adopt map %s: its pin is gone (privlink down removes what is left, with all flows)", name)
 		}

@@ -25,7 +25,7 @@ const (
 	mapNatsets   = "natsets_v1"
 	mapBackends  = "backends_v1"
 	mapLinkStats = "link_stats_v1"
-	mapReasons   = "reasons_v1"
+	mapReasons   = "reasons_v2"
 	mapAddresses = "addresses_v1"
 	mapRuleIndex = "ruleidx_v1"
 	mapDials     = "dials_v1"

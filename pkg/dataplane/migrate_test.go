@@ -18,11 +18,14 @@ import (
 	"github.com/privlink/privlink/pkg/lab/load"
 )
 
-// The TC program with another layout of its table, as an earlier version could have left it.
+// The TC program with another layout of its table and other drop reasons, as an earlier version could have left it.
 //
-//go:generate go tool bpf2go -target amd64,arm64 -no-global-types otherLayout ../../bpf/privlink_tc.c -- -DOTHER_LAYOUT -Dflows_v1=flows_v0
+//go:generate go tool bpf2go -target amd64,arm64 -no-global-types otherLayout ../../bpf/privlink_tc.c -- -DOTHER_LAYOUT -Dflows_v1=flows_v0 -Dreasons_v2=reasons_v1
 
-const otherFlows = "flows_v0"
+const (
+	otherFlows   = "flows_v0"
+	otherReasons = "reasons_v1"
+)
 
 // crowded is a gateway between a consumer and a provider that answers all of pkg/lab/load, on every port of
 // the endpoint, from two NAT IPs.
@@ -68,7 +71,7 @@ func (c *crowded) becomeOther() {
 	k := &kernel{maps: make(map[string]*ebpf.Map)}
 	defer k.close()
 	for name := range own(spec) {
-		if name == otherFlows {
+		if name == otherFlows || name == otherReasons {
 			continue
 		}
 		if k.maps[name], err = ebpf.LoadPinnedMap(f.maps(name), nil); err != nil {
@@ -84,6 +87,9 @@ func (c *crowded) becomeOther() {
 		t.Fatal("the other layout is not another")
 	}
 	if k.maps[otherFlows], err = ebpf.NewMap(flows); err != nil {
+		t.Fatal(err)
+	}
+	if k.maps[otherReasons], err = ebpf.NewMap(spec.Maps[otherReasons]); err != nil {
 		t.Fatal(err)
 	}
 	values, err := constants(k.config.load(0))
@@ -109,7 +115,8 @@ func (c *crowded) becomeOther() {
 			t.Fatal(err)
 		}
 	}
-	err = errors.Join(replacePin(program, f.programs(programTC)), os.Remove(f.maps(mapFlows)), k.maps[otherFlows].Pin(f.maps(otherFlows)))
+	err = errors.Join(replacePin(program, f.programs(programTC)), os.Remove(f.maps(mapFlows)), k.maps[otherFlows].Pin(f.maps(otherFlows)),
+		os.Remove(f.maps(mapReasons)), k.maps[otherReasons].Pin(f.maps(otherReasons)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ const (
 	tcMapNewDomainV1 = "new_domain_v1"
 	tcMapOutsV1      = "outs_v1"
 	tcMapPoolsV1     = "pools_v1"
-	tcMapReasonsV1   = "reasons_v1"
+	tcMapReasonsV2   = "reasons_v2"
 	tcMapRecentV1    = "recent_v1"
 	tcMapRefillsV1   = "refills_v1"
 	tcMapRuleidxV1   = "ruleidx_v1"
@@ -133,7 +133,7 @@ type tcMapSpecs struct {
 	NewDomainV1 *ebpf.MapSpec `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.MapSpec `ebpf:"pools_v1"`
-	ReasonsV1   *ebpf.MapSpec `ebpf:"reasons_v1"`
+	ReasonsV2   *ebpf.MapSpec `ebpf:"reasons_v2"`
 	RecentV1    *ebpf.MapSpec `ebpf:"recent_v1"`
 	RefillsV1   *ebpf.MapSpec `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.MapSpec `ebpf:"ruleidx_v1"`
@@ -208,7 +208,7 @@ type tcMaps struct {
 	NewDomainV1 *ebpf.Map `ebpf:"new_domain_v1"`
 	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
 	PoolsV1     *ebpf.Map `ebpf:"pools_v1"`
-	ReasonsV1   *ebpf.Map `ebpf:"reasons_v1"`
+	ReasonsV2   *ebpf.Map `ebpf:"reasons_v2"`
 	RecentV1    *ebpf.Map `ebpf:"recent_v1"`
 	RefillsV1   *ebpf.Map `ebpf:"refills_v1"`
 	RuleidxV1   *ebpf.Map `ebpf:"ruleidx_v1"`
@@ -241,7 +241,7 @@ func (m *tcMaps) Close() error {
 		m.NewDomainV1,
 		m.OutsV1,
 		m.PoolsV1,
-		m.ReasonsV1,
+		m.ReasonsV2,
 		m.RecentV1,
 		m.RefillsV1,
 		m.RuleidxV1,

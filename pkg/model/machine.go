@@ -164,7 +164,7 @@ func (m *Machine) ipv4(p *packet) verdict {
 			return other(OtherIPv4)
 		}
 		p.link = a.Link
-		return drop(Protocol)
+		return drop(otherProtocol(p.key.Proto))
 	case !p.isFirst():
 		return m.laterFragment(p)
 	}
@@ -176,6 +176,23 @@ func (m *Machine) ipv4(p *packet) verdict {
 		}
 	}
 	return m.absent(p, NoSlot)
+}
+
+// otherProtocol is the reason of an IPv4 protocol that never crosses a link.
+func otherProtocol(proto uint8) Reason {
+	switch proto {
+	case 132:
+		return SCTP
+	case 47:
+		return GRE
+	case 50:
+		return ESP
+	case 51:
+		return AH
+	case 2:
+		return IGMP
+	}
+	return Protocol
 }
 
 func (m *Machine) address(p *packet) Address {

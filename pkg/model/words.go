@@ -59,6 +59,11 @@ const (
 	BadHeader
 	BadL4
 	Martian
+	SCTP
+	GRE
+	ESP
+	AH
+	IGMP
 	Protocol
 	ICMPOther
 	ICMPNoFlow
@@ -97,8 +102,8 @@ const (
 // reasonNames are the labels of bpf/reasons.h.
 var reasonNames = [ReasonCount]string{
 	"none", "no_attachment", "other_mac", "other_ipv6", "other_arp", "other_ethertype", "other_ipv4",
-	"multicast", "short", "bad_header", "bad_l4", "martian", "protocol", "icmp_other", "icmp_no_flow",
-	"icmp_short", "not_approved", "ended", "no_rule", "no_backend", "quota", "ports", "ports_resting",
+	"multicast", "short", "bad_header", "bad_l4", "martian", "sctp", "gre", "esp", "ah", "igmp", "protocol",
+	"icmp_other", "icmp_no_flow", "icmp_short", "not_approved", "ended", "no_rule", "no_backend", "quota", "ports", "ports_resting",
 	"domains", "table_full", "window_full", "table_busy", "no_flow", "nat_no_flow", "no_dial", "ttl",
 	"too_big", "too_big_may_fragment", "no_output", "fragment_orphan", "fragment_bad", "fragment_ids",
 	"helper", "arp_reply", "echo_reply", "rst_limited", "icmp_limited", "rst_sent", "icmp_sent",

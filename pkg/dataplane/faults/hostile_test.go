@@ -58,7 +58,8 @@ func (a *attack) all(eth *layers.Ethernet, src, dst string, sport, dport uint16)
 		_ = tcp.SetNetworkLayerForChecksum(ip)
 		a.add(eth, ip, &tcp, payload())
 	}
-	for _, protocol := range []layers.IPProtocol{layers.IPProtocolSCTP, layers.IPProtocolGRE, layers.IPProtocolIGMP, layers.IPProtocolIPIP, 255} {
+	for _, protocol := range []layers.IPProtocol{layers.IPProtocolSCTP, layers.IPProtocolGRE, layers.IPProtocolESP, layers.IPProtocolAH,
+		layers.IPProtocolIGMP, layers.IPProtocolIPIP, 255} {
 		a.add(eth, ipv4(src, dst, protocol), payload())
 	}
 	a.add(eth, ipv4(src, dst, layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(8, 0)}, payload())

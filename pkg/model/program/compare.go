@@ -93,7 +93,7 @@ func (p *Programs) compareDomains(m *model.Machine) error {
 func (p *Programs) compareCounters(m *model.Machine) error {
 	var reasons []dataplane.RawReason
 	for r := range model.ReasonCount {
-		if err := p.maps["reasons_v1"].Lookup(uint32(r), &reasons); err != nil {
+		if err := p.maps["reasons_v2"].Lookup(uint32(r), &reasons); err != nil {
 			return fmt.Errorf("counters of reason %s: %w", r, err)
 		}
 		var got model.ReasonStats

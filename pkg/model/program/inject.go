@@ -50,7 +50,7 @@ func (p *Programs) Reset() error {
 	err = errors.Join(err, p.maps["refills_v1"].Put(uint32(0), p.resets))
 	cpus := ebpf.MustPossibleCPU()
 	for r := range model.ReasonCount {
-		err = errors.Join(err, p.maps["reasons_v1"].Put(uint32(r), make([]dataplane.RawReason, cpus)))
+		err = errors.Join(err, p.maps["reasons_v2"].Put(uint32(r), make([]dataplane.RawReason, cpus)))
 	}
 	for link := range uint32(64) {
 		err = errors.Join(err, p.maps["link_stats_v1"].Put(link, make([]dataplane.RawLinkStats, cpus)))

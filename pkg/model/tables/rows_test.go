@@ -259,20 +259,39 @@ func limitRows(*testing.T) []row {
 		return packet{from: clientMAC, to: ports[0].mac, src: client, dst: dst, ttl: 64, proto: proto, payload: make([]byte, 24)}
 	}
 	from := func(src model.IP) packet { return asked("S").with(func(p *packet) { p.src = src }) }
-	var protocols, martians []step
-	for _, proto := range []layers.IPProtocol{132, 47, 50, 51, 2, 4, 41, 0} { // SCTP, GRE, ESP, AH, IGMP, IP in IP, IPv6 in IP
-		protocols = append(protocols, drops("consumer", other(proto, endpoint), model.Protocol))
-		p := other(proto, natIP)
-		p.from, p.to = backendMAC, ports[1].mac
-		protocols = append(protocols, drops("provider", p, model.Protocol))
-		p.dst = frontend
-		protocols = append(protocols, drops("provider", p, model.Protocol))
+	var protocols []row
+	for _, proto := range []struct {
+		name   string
+		number layers.IPProtocol
+		reason model.Reason
+	}{
+		{"SCTP", layers.IPProtocolSCTP, model.SCTP}, {"GRE", layers.IPProtocolGRE, model.GRE}, {"ESP", layers.IPProtocolESP, model.ESP},
+		{"AH", layers.IPProtocolAH, model.AH}, {"IGMP", layers.IPProtocolIGMP, model.IGMP}, {"IP in IP", layers.IPProtocolIPIP, model.Protocol},
+		{"IPv6 in IP", layers.IPProtocolIPv6, model.Protocol}, {"UDP Lite", layers.IPProtocolUDPLite, model.Protocol},
+		{"protocol 0", 0, model.Protocol}, {"protocol 255", 255, model.Protocol},
+	} {
+		var steps []step
+		for _, dst := range []model.IP{endpoint, pending} {
+			p := other(proto.number, dst)
+			steps = append(steps, drops("consumer", p, proto.reason))
+			p.more = true
+			steps = append(steps, drops("consumer", p, proto.reason))
+			p.more, p.offset = false, 3
+			steps = append(steps, drops("consumer", p, proto.reason))
+		}
+		steps = append(steps, drops("consumer", other(proto.number, addr(10, 0, 1, 77)), model.OtherIPv4))
+		for _, dst := range []model.IP{natIP, frontend} {
+			p := other(proto.number, dst)
+			p.from, p.to = backendMAC, ports[1].mac
+			steps = append(steps, drops("provider", p, proto.reason))
+		}
+		protocols = append(protocols, row{proto.name + " to an endpoint, a NAT IP or a frontend", "core", steps, nil})
 	}
+	var martians []step
 	for _, src := range []model.IP{0, addr(127, 0, 0, 1), addr(224, 0, 0, 1), addr(240, 0, 0, 1), addr(255, 255, 255, 255), endpoint} {
 		martians = append(martians, drops("consumer", from(src), model.Martian))
 	}
-	return []row{
-		{"other protocols", "core", protocols, nil},
+	return append(protocols, []row{
 		{"martian sources and land", "parse admit", martians, nil},
 		{"bad TCP and UDP headers", "parse", steps(
 			drops("consumer", edit(asked("S"), 46, 4<<4), model.BadL4), drops("consumer", edit(asked("S"), 46, 15<<4), model.BadL4),
@@ -280,5 +299,5 @@ func limitRows(*testing.T) []row {
 			drops("consumer", edit(query(), 39, 7), model.BadL4), drops("consumer", edit(query(), 39, 200), model.BadL4),
 			drops("consumer", asked("S").with(func(p *packet) { p.edit = func(b []byte) []byte { b[17] = 39; return b } }), model.BadL4),
 			drops("consumer", query().with(func(p *packet) { p.edit = func(b []byte) []byte { b[17] = 27; return b } }), model.BadL4)), nil},
-	}
+	}...)
 }
