@@ -100,7 +100,7 @@ func (d *Dataplane) apply(state State) error {
 	for _, step := range []func(*plan) error{
 		d.writeNumbers,
 		func(p *plan) error { return d.writeOuts(p.outs) },
-		d.writeNatsets, d.writeBackends, d.writeRules, d.writeRuleIndex, d.writeLinks, d.writeAddresses,
+		d.writeNatsets, d.writeBackends, d.writeRules, d.writeLeaving, d.writeRuleIndex, d.writeLinks, d.writeAddresses,
 		// Interfaces last: from here on their packets find everything.
 		func(p *plan) error { return d.writeIfaces(p.ifaces) },
 		d.dropInterfaces, d.release,
@@ -181,18 +181,37 @@ func (d *Dataplane) writeNatsets(p *plan) error {
 	return nil
 }
 
-// writeBackends writes all that are to be there. A new one gets the next generation of its slot, so that
-// no flow of the slot's last owner takes it for its own.
+// writeBackends writes all that are to be there, but for those that take no new flows any more: while the tables name them they go
+// on, or a packet would find most of a table's places refused where many go at once. A new one gets the next generation of
+// its slot, so that no flow of the slot's last owner takes it for its own.
 func (d *Dataplane) writeBackends(p *plan) error {
+	const up = uint8(bpfBackendStateBACKEND_UP)
+	p.leaving = p.leaving[:0]
 	for slot, b := range p.backends {
-		old := d.k.backends.load(slot)
-		b.Gen = old.Gen
-		if old.Ident != b.Ident {
-			b.Gen++
+		if old := d.k.backends.load(slot); old.Ident == b.Ident && old.State == up && b.State != up {
+			p.leaving = append(p.leaving, slot)
+			continue
 		}
-		d.k.backends.store(slot, b, wordBackend)
+		d.writeBackend(p, slot)
 	}
 	return nil
+}
+
+// writeLeaving writes the backends that writeBackends left, when the tables do not name them any more.
+func (d *Dataplane) writeLeaving(p *plan) error {
+	for _, slot := range p.leaving {
+		d.writeBackend(p, slot)
+	}
+	return nil
+}
+
+func (d *Dataplane) writeBackend(p *plan, slot uint32) {
+	b, old := p.backends[slot], d.k.backends.load(slot)
+	b.Gen = old.Gen
+	if old.Ident != b.Ident {
+		b.Gen++
+	}
+	d.k.backends.store(slot, b, wordBackend)
 }
 
 func (d *Dataplane) writeRuleIndex(p *plan) error {

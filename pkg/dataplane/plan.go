@@ -28,6 +28,7 @@ type plan struct {
 	ifaces    map[ifaceKey]bpfIface
 	natsets   map[uint32]bpfNatset
 	backends  map[uint32]bpfBackend
+	leaving   []uint32 // slots of backends that take no new flows from this plan on
 	rules     map[uint32]bpfRule
 	tables    map[uint32]members // by slot of the rule
 	ruleIndex map[bpfRuleKey]bpfRuleRef
