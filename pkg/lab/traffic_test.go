@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -238,5 +239,33 @@ func TestWait_ConditionNeverTrue_FailsWithItsLastError(t *testing.T) {
 	})
 	if err == nil || err.Error() != "waited 10ms for rain: not yet" {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestInjectPaged_FramesOfEverySize_ArriveAsTheyStand(t *testing.T) {
+	a, b := pair(t, VethOptions{MTU: 9000})
+	capture := b.Capture("eth0")
+	var frames [][]byte
+	for _, size := range []int{14, 15, 60, 1514, 9014} {
+		frame := bytes.Repeat([]byte{byte(size)}, size)
+		copy(frame, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x88, 0xb5})
+		frames = append(frames, frame)
+	}
+	if err := a.InjectPaged("eth0", frames...); err != nil {
+		t.Fatal(err)
+	}
+	a.Lab().Wait("the frames", 5*time.Second, func() error {
+		if n := len(capture.Packets()); n != len(frames) {
+			return fmt.Errorf("%d of %d", n, len(frames))
+		}
+		return nil
+	})
+	for i, p := range capture.Stop() {
+		if !bytes.Equal(p.Data, frames[i]) {
+			t.Errorf("frame of %d bytes arrived as %d: %x", len(frames[i]), len(p.Data), p.Data[:min(40, len(p.Data))])
+		}
+	}
+	if err := a.InjectPaged("eth0", make([]byte, pagedPlace)); err == nil {
+		t.Error("a frame larger than its place was sent")
 	}
 }
