@@ -17,8 +17,7 @@ import (
 )
 
 // The layout of the file: bucket "meta" has "schema" and "revision" (8 bytes, big endian);
-// bucket "entries" has key -> revision (8 bytes, big endian) followed by the value.
-const schema = 1
+// bucket "entries" has key -> sealed value (see seal). migrate.go has what it was before.
 
 // lockWait is how long Open waits for a process that is just ending.
 const lockWait = 500 * time.Millisecond
@@ -36,7 +35,9 @@ func revisionKey() []byte   { return []byte("revision") }
 
 // OpenBolt opens the store at path and makes it if it does not exist. Errors wrap ErrLocked,
 // ErrDamaged or ErrSchema with advice.
-func OpenBolt(path string) (*Bolt, error) {
+func OpenBolt(path string) (*Bolt, error) { return openBolt(path, migrations()) }
+
+func openBolt(path string, known []migration) (*Bolt, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
@@ -44,7 +45,7 @@ func OpenBolt(path string) (*Bolt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, advised(err))
 	}
-	if err := prepare(db); err != nil {
+	if err := prepare(db, known); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open store %s: %w", path, advised(err))
 	}
@@ -105,8 +106,9 @@ func advised(err error) error {
 	return err
 }
 
-// prepare makes the buckets of a new file and checks those of an old one.
-func prepare(db *bbolt.DB) error {
+// prepare makes the buckets of a new file, brings an old one to this version's schema, and checks what is in it.
+func prepare(db *bbolt.DB, known []migration) error {
+	present := uint64(len(known)) + 1
 	return db.Update(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket(metaBucket())
 		if meta == nil {
@@ -117,7 +119,7 @@ func prepare(db *bbolt.DB) error {
 			if meta, err = tx.CreateBucket(metaBucket()); err != nil {
 				return err
 			}
-			if err := meta.Put(schemaKey(), number(schema)); err != nil {
+			if err := meta.Put(schemaKey(), number(present)); err != nil {
 				return err
 			}
 			_, err = tx.CreateBucket(entriesBucket())
@@ -127,8 +129,18 @@ func prepare(db *bbolt.DB) error {
 		if len(version) != 8 || tx.Bucket(entriesBucket()) == nil {
 			return damaged(errors.New("no schema version"))
 		}
-		if v := binary.BigEndian.Uint64(version); v > schema {
-			return fmt.Errorf("%w: schema %d, this is %d (start the newer version, or restore an older backup)", ErrSchema, v, schema)
+		switch v := binary.BigEndian.Uint64(version); {
+		case v > present:
+			return fmt.Errorf("%w: schema %d, this is %d (start the newer version, or restore an older backup)", ErrSchema, v, present)
+		case v == 0:
+			return damaged(errors.New("no schema version"))
+		case v < present:
+			if err := migrate(tx, v, known); err != nil {
+				return err
+			}
+		}
+		if err := verify(tx); err != nil {
+			return damaged(err)
 		}
 		return nil
 	})
@@ -155,10 +167,10 @@ func revision(tx *bbolt.Tx) uint64 {
 
 // entry copies what bbolt lends for the transaction only.
 func entry(key, stored []byte) Entry {
-	if len(stored) < 8 {
+	if len(stored) < sealed {
 		return Entry{Key: string(key)}
 	}
-	return Entry{Key: string(key), Value: bytes.Clone(stored[8:]), Revision: binary.BigEndian.Uint64(stored)}
+	return Entry{Key: string(key), Value: bytes.Clone(stored[sealed:]), Revision: binary.BigEndian.Uint64(stored)}
 }
 
 // Revision implements Store.
@@ -244,7 +256,7 @@ func (b *Bolt) Commit(ctx context.Context, t Txn) (uint64, error) {
 func write(entries *bbolt.Bucket, rev uint64, t Txn) ([]string, error) {
 	keys := make([]string, 0, len(t.Put)+len(t.Delete))
 	for _, e := range t.Put {
-		if err := entries.Put([]byte(e.Key), append(number(rev), e.Value...)); err != nil {
+		if err := entries.Put([]byte(e.Key), seal([]byte(e.Key), rev, e.Value)); err != nil {
 			return keys, fmt.Errorf("put %s: %w", e.Key, err)
 		}
 		keys = append(keys, e.Key)
@@ -292,7 +304,7 @@ func (b *Bolt) Restore(_ context.Context, r io.Reader, amend Amend) (uint64, err
 		return 0, fmt.Errorf("restore store: the backup is not usable, nothing was changed: %w", err)
 	}
 	defer from.Close()
-	if err := prepare(from); err != nil {
+	if err := prepare(from, migrations()); err != nil {
 		return 0, fmt.Errorf("restore store: the backup is not usable, nothing was changed: %w", err)
 	}
 	var rev uint64
@@ -320,7 +332,7 @@ func (b *Bolt) Restore(_ context.Context, r io.Reader, amend Amend) (uint64, err
 			rev = max(revision(tx), revision(src)) + 1
 			err = src.Bucket(entriesBucket()).ForEach(func(k, v []byte) error {
 				keys[string(k)] = true
-				return entries.Put(k, append(number(rev), entry(k, v).Value...))
+				return entries.Put(k, seal(k, rev, entry(k, v).Value))
 			})
 			if err != nil {
 				return err

@@ -121,6 +121,14 @@ func TestBolt_DamagedFile_IsRefusedWithAdvice(t *testing.T) {
 			clear(d[page : page+4096])
 			return d
 		}},
+		{"one bit of a value", func(d []byte) []byte {
+			d[bytes.Index(d, []byte("key150"))+len("key150")+sealed] ^= 4
+			return d
+		}},
+		{"one bit of a revision", func(d []byte) []byte {
+			d[bytes.Index(d, []byte("key150"))+len("key150")+7] ^= 64
+			return d
+		}},
 		{"wild pointers", func(d []byte) []byte {
 			page := bytes.Index(d, []byte("key150")) &^ 4095
 			for i := page + 8; i < page+400; i++ {
@@ -150,7 +158,7 @@ func TestBolt_NewerSchema_IsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	b := open(t, path)
 	err := b.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(metaBucket()).Put(schemaKey(), binary.BigEndian.AppendUint64(nil, schema+1))
+		return tx.Bucket(metaBucket()).Put(schemaKey(), binary.BigEndian.AppendUint64(nil, schema()+1))
 	})
 	b.Close()
 	if _, again := OpenBolt(path); err != nil || !errors.Is(again, ErrSchema) {
@@ -196,6 +204,9 @@ const crashPath = "PRIVLINK_STORE_CRASH"
 func TestMain(m *testing.M) {
 	if path := os.Getenv(crashPath); path != "" {
 		crashWriter(path)
+	}
+	if path := os.Getenv(migratePath); path != "" {
+		crashMigration(path)
 	}
 	os.Exit(m.Run())
 }

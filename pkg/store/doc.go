@@ -6,8 +6,9 @@
 //   - A Commit happens wholly or not at all, and is on disk when it returns.
 //   - Every Commit raises the store's revision by one; an entry carries the revision of the
 //     Commit that wrote it last.
-//   - One process at a time has a Bolt store open; a file that is damaged or of a newer
+//   - One process at a time has a Bolt store open; a file that is damaged (one bit of an entry is enough) or of a newer
 //     schema is refused, never repaired by guessing.
+//   - A file of an older schema, and such a backup, is brought to this one in one transaction: see migrations.
 //
 // It imports go.etcd.io/bbolt and knows nothing of what the values mean.
 //
