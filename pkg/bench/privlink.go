@@ -95,7 +95,7 @@ func (p *Privlink) apply(ctx context.Context) error {
 
 // openMaps opens the pinned maps that are read or emptied from here.
 func (p *Privlink) openMaps() error {
-	for _, name := range []string{"flows_v1", "table_v1", "usage_v1", "domains_v1", "reasons_v1"} {
+	for _, name := range []string{"flows_v1", "table_v1", "usage_v1", "domains_v1", "reasons_v2"} {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(p.bpffs, "maps", name), nil)
 		if err != nil {
 			return fmt.Errorf("open map %s: %w", name, err)
@@ -232,7 +232,7 @@ func (p *Privlink) dropsByReason() (map[string]uint64, error) {
 	counts := make(map[string]uint64)
 	for _, reason := range p.drops {
 		var perCPU []struct{ Packets, Bytes uint64 }
-		if err := p.maps["reasons_v1"].Lookup(reason.number, &perCPU); err != nil {
+		if err := p.maps["reasons_v2"].Lookup(reason.number, &perCPU); err != nil {
 			return nil, fmt.Errorf("read drops: %w", err)
 		}
 		for _, c := range perCPU {

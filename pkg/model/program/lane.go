@@ -139,7 +139,7 @@ func (p *Programs) LinkStats(link uint32) (sum dataplane.RawLinkStats, err error
 func (p *Programs) Reasons() (packets [model.ReasonCount]uint64, err error) {
 	var stats []dataplane.RawReason
 	for r := range packets {
-		if err := p.maps["reasons_v1"].Lookup(uint32(r), &stats); err != nil {
+		if err := p.maps["reasons_v2"].Lookup(uint32(r), &stats); err != nil {
 			return packets, fmt.Errorf("counters of reason %s: %w", model.Reason(r), err)
 		}
 		for _, s := range stats {
