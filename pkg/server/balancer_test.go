@@ -14,13 +14,14 @@ func TestPortMapping_MembersByNICAndByAddress_AreFound(t *testing.T) {
 	w := newWorld(t)
 	w.make()
 	const pool = lbPath + "/backendAddressPools/p"
-	for path, body := range map[string]string{
-		nicPath: strings.Replace(nicBody, `{"subnet"`, `{"privateIPAddress":"10.0.0.77","loadBalancerBackendAddressPools":[{"id":"`+pool+`"}],"subnet"`, 1),
-		lbPath: strings.NewReplacer(`{"name":"p"}`, `{"name":"p","properties":{"loadBalancerBackendAddresses":[{"name":"x","properties":{"ipAddress":"10.0.0.99"}}]}}`,
-			`"frontendPort":22,`, `"frontendPortRangeStart":2200,"frontendPortRangeEnd":2209,"backendAddressPool":{"id":"`+pool+`"},`).Replace(lbBody),
+	// In this order: who is there first has the first port.
+	for _, put := range [][2]string{
+		{nicPath, strings.Replace(nicBody, `{"subnet"`, `{"privateIPAddress":"10.0.0.77","loadBalancerBackendAddressPools":[{"id":"`+pool+`"}],"subnet"`, 1)},
+		{lbPath, strings.NewReplacer(`{"name":"p"}`, `{"name":"p","properties":{"loadBalancerBackendAddresses":[{"name":"x","properties":{"ipAddress":"10.0.0.99"}}]}}`,
+			`"frontendPort":22,`, `"frontendPortRangeStart":2200,"frontendPortRangeEnd":2209,"backendAddressPool":{"id":"`+pool+`"},`).Replace(lbBody)},
 	} {
-		if got := w.do("root", http.MethodPut, path, body); got.status != http.StatusOK {
-			t.Fatalf("PUT %s: %d %s", path, got.status, got.body)
+		if got := w.do("root", http.MethodPut, put[0], put[1]); got.status != http.StatusOK {
+			t.Fatalf("PUT %s: %d %s", put[0], got.status, got.body)
 		}
 	}
 	for _, c := range []struct {
