@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"errors"
+	"net"
 	"slices"
 	"strings"
 	"syscall"
@@ -134,48 +135,58 @@ func learned(r *rig, sender *lab.Namespace, to string) {
 	}
 }
 
+// datagrams opens a UDP flow through the endpoint and returns a connected socket at each end: only such a one is told of errors.
+func datagrams(r *rig) (client, server net.Conn) {
+	r.t.Helper()
+	ctx := r.context(5 * time.Second)
+	listener, err := r.backend.ListenPacket("udp4", backendIP+":9999")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer listener.Close()
+	if client, err = r.consumers[0].Dial(ctx, "udp4", "", endpointIP+":9999"); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { client.Close() })
+	if _, err := client.Write([]byte("a question")); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := listener.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		r.t.Fatal(err)
+	}
+	_, from, err := listener.ReadFrom(make([]byte, 64))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	listener.Close()
+	if server, err = r.backend.Dial(ctx, "udp4", backendIP+":9999", from.String()); err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { server.Close() })
+	return client, server
+}
+
+// wantError writes a datagram, which must be answered with an ICMP error that the kernel tells as want.
+func wantError(t *testing.T, who string, c net.Conn, want syscall.Errno) {
+	t.Helper()
+	if _, err := c.Write([]byte("anybody?")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, want) {
+		t.Errorf("%s: %v, want %v", who, err, want)
+	}
+}
+
 func TestICMP_ErrorsOfTheClient_ReachTheBackendFromTheNATIP(t *testing.T) {
 	eachMode(t, func(t *testing.T, o rigOptions) {
 		r := newRig(t, o)
 		both := watch(r)
-		listener, err := r.backend.ListenPacket("udp4", backendIP+":9999")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		ctx := r.context(5 * time.Second)
-		client, err := r.consumers[0].Dial(ctx, "udp4", "", endpointIP+":9999")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		if _, err := client.Write([]byte("a question")); err != nil {
-			t.Fatal(err)
-		}
-		if err := listener.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		_, from, err := listener.ReadFrom(make([]byte, 64))
-		if err != nil {
-			t.Fatal(err)
-		}
-		// the client has gone when its answer comes; only a connected socket is told
+		client, server := datagrams(r)
 		client.Close()
-		listener.Close()
-		server, err := r.backend.Dial(ctx, "udp4", backendIP+":9999", from.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer server.Close()
-		if _, err := server.Write([]byte("the answer")); err != nil {
-			t.Fatal(err)
-		}
-		if err := server.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := server.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("read: %v, want port unreachable", err)
-		}
+		wantError(t, "backend", server, syscall.ECONNREFUSED)
 		_, packets := both.stop(nil, []kind{icmpOf(layers.ICMPv4TypeDestinationUnreachable)})
 		hidden(t, packets, clientIP, endpointIP)
 	})
@@ -190,15 +201,7 @@ func TestICMP_ErrorsOfTheBackend_ReachTheClientFromTheEndpoint(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if _, err := c.Write([]byte("anybody?")); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("read: %v, want port unreachable", err)
-		}
+		wantError(t, "client", c, syscall.ECONNREFUSED)
 		packets, _ := both.stop([]kind{icmpOf(layers.ICMPv4TypeDestinationUnreachable)}, nil)
 		hidden(t, packets, backendIP, natIP)
 	})
@@ -217,52 +220,47 @@ func hidden(t *testing.T, packets []lab.Packet, secrets ...string) {
 	}
 }
 
-func TestICMP_TTLExpires_TheEndpointAnswers(t *testing.T) {
+func TestICMP_TTLExpires_TheAddressItWentToAnswers(t *testing.T) {
+	exceeded := icmpOf(layers.ICMPv4TypeTimeExceeded)
 	eachMode(t, func(t *testing.T, o rigOptions) {
 		r := newRig(t, o)
-		r.backend.EchoServer(backendIP + ":7")
 		both := watch(r)
-		conn, err := r.consumers[0].Dial(r.context(5*time.Second), "udp4", "", endpointIP+":7")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		raw, err := conn.(syscall.Conn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := raw.Control(func(fd uintptr) {
-			err = errors.Join(syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_TTL, 1),
-				syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_RECVERR, 1))
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Write([]byte("one hop")); err != nil {
-			t.Fatal(err)
-		}
-		if err := conn.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("read: %v, want time exceeded", err)
-		}
-		packets, _ := both.stop([]kind{icmpOf(layers.ICMPv4TypeTimeExceeded)}, nil)
-		hidden(t, packets, backendIP, natIP)
-		found := false
-		for _, p := range packets {
-			packet := gopacket.NewPacket(p.Data, layers.LayerTypeEthernet, gopacket.NoCopy)
-			icmp, ok := packet.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4)
-			if ok && !p.Outgoing && icmp.TypeCode.Type() == layers.ICMPv4TypeTimeExceeded {
-				found = true
-				if from := packet.Layer(layers.LayerTypeIPv4).(*layers.IPv4).SrcIP.String(); from != endpointIP {
-					t.Errorf("time exceeded from %s, want the endpoint", from)
+		client, server := datagrams(r)
+		oneHop(t, client)
+		wantError(t, "client", client, syscall.EHOSTUNREACH)
+		oneHop(t, server)
+		wantError(t, "backend", server, syscall.EHOSTUNREACH)
+		consumer, provider := both.stop([]kind{exceeded}, []kind{exceeded})
+		hidden(t, consumer, backendIP, natIP)
+		hidden(t, provider, clientIP, endpointIP)
+		for side, packets := range map[string][]lab.Packet{endpointIP: only(consumer, exceeded), natIP: only(provider, exceeded)} {
+			if len(packets) == 0 {
+				t.Errorf("no time exceeded from %s", side)
+			}
+			for _, p := range packets {
+				packet := gopacket.NewPacket(p.Data, layers.LayerTypeEthernet, gopacket.NoCopy)
+				if from := packet.Layer(layers.LayerTypeIPv4).(*layers.IPv4).SrcIP.String(); from != side {
+					t.Errorf("time exceeded from %s, want %s", from, side)
 				}
 			}
 		}
-		if !found {
-			t.Error("no time exceeded")
-		}
 	})
+}
+
+// oneHop lets a socket's datagrams come no further than the gateway, and tells the socket.
+func oneHop(t *testing.T, c net.Conn) {
+	t.Helper()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set error
+	if err := raw.Control(func(fd uintptr) {
+		set = errors.Join(syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_TTL, 1),
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_RECVERR, 1))
+	}); err != nil || set != nil {
+		t.Fatal(err, set)
+	}
 }
 
 func TestICMP_EchoToTheEndpoint_AnsweredWhileApproved(t *testing.T) {

@@ -143,7 +143,7 @@ func TestReset_NotApproved_Silence(t *testing.T) {
 
 func TestIdle_KeepalivesBelowTheTimeout_KeepTheConnection(t *testing.T) {
 	const timeout = 12 * time.Second
-	r := newRig(t, rigOptions{idle: uint32(timeout / time.Second), wire: lab.VethOptions{}})
+	r := newRig(t, rigOptions{idle: uint32(timeout / time.Second), wire: lab.VethOptions{A: lab.EndOptions{Off: offloads}}})
 	kept, silent := connect(r, 0, "9001"), connect(r, 0, "9002")
 	// Go's default keepalive of 15 s is longer than the timeout: without settings both are silent
 	if err := kept.client.(*net.TCPConn).SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second}); err != nil {
@@ -163,10 +163,15 @@ func TestIdle_KeepalivesBelowTheTimeout_KeepTheConnection(t *testing.T) {
 	if err := say(kept, "still there"); err != nil {
 		t.Errorf("connection with keepalives: %v", err)
 	}
-	if _, err := io.WriteString(silent.client, "hello?"); err != nil {
-		t.Fatal(err)
+	// both ends are told by what has no flow to go by
+	both := watch(r)
+	for who, c := range map[string]net.Conn{"silent client": silent.client, "silent server": silent.server} {
+		if _, err := io.WriteString(c, "hello?"); err != nil {
+			t.Fatal(err)
+		}
+		wantReset(t, who, c)
 	}
-	wantReset(t, "connection without keepalives", silent.client)
+	both.stop([]kind{resets}, []kind{resets})
 }
 
 // say sends a line from the client and reads it at the server.
