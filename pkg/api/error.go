@@ -40,7 +40,6 @@ const (
 	CodeInternal              Code = "InternalServerError"
 	CodeUnavailable           Code = "ServiceUnavailable"
 	CodeDataplane             Code = "DataplaneFailed"
-	CodeAddressConflict       Code = "PrivateIPAddressConflict"
 	CodeOverlappingSpaces     Code = "VnetAddressSpacesOverlap"
 	CodeMethodNotAllowed      Code = "MethodNotAllowed"
 	CodeOperationNotSupported Code = "OperationNotSupported"

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/auth"
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/store"
 )
@@ -80,56 +81,61 @@ func TestPut_Refusals(t *testing.T) {
 	service := w.provide(open)
 	w.consume()
 	w.put(theEndpoint, "%s", endpointDoc(service.Properties.Alias, ""))
+	w.put("p:loadBalancers/lb2", `{'properties':{'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}]}}`)
 	w.put("p:virtualNetworks/dc2", `{'properties':{'addressSpace':{'addressPrefixes':['10.9.0.0/16']},'subnets':[
 		{'name':'small','properties':{'addressPrefix':'10.9.1.0/30'}},{'name':'eight','properties':{'addressPrefix':'10.9.2.0/29'}}]}}`)
 	nat := func(address, subnet string) string {
 		return serviceWith(fmt.Sprintf(`[{'name':'n','properties':{'privateIPAddress':'%s','subnet':{'id':'virtualNetworks/%s'}}}]`, address, subnet))
 	}
 	const ip = "properties.ipConfigurations[0].properties.privateIPAddress: "
-	for _, c := range []struct{ what, name, doc, want string }{
-		{"NAT IP of a NIC", theService, nat("10.0.1.9", "dc/subnets/vms"), ip + "10.0.1.9 is in use by networkInterfaces/vm1 (ip)"},
-		{"NAT IP of a frontend", theService, nat("10.0.1.4", "dc/subnets/vms"), ip + "10.0.1.4 is in use by loadBalancers/lb (fe)"},
+	for _, c := range []struct {
+		what, name, doc, want string
+		code                  api.Code
+	}{
+		{"NAT IP of a NIC", theService, nat("10.0.1.9", "dc/subnets/vms"), ip + "10.0.1.9 is in use by networkInterfaces/vm1 (ip)", api.CodeAddressInUse},
+		{"NAT IP of a frontend", theService, nat("10.0.1.4", "dc/subnets/vms"), ip + "10.0.1.4 is in use by loadBalancers/lb (fe)", api.CodeAddressInUse},
 		{"NAT IP of another service", "p:privateLinkServices/other", strings.Replace(nat("10.0.2.4", "dc/subnets/nat"), "/fe", "/fe", 1),
-			"properties.loadBalancerFrontendIpConfigurations[0].id: loadBalancers/lb/frontendIPConfigurations/fe is used by privateLinkServices/web"},
-		{"NAT IP outside", theService, nat("10.0.3.4", "dc/subnets/nat"), ip + "10.0.3.4 is not within 10.0.2.0/24 of subnet nat"},
-		{"NAT IP network address", theService, nat("10.0.2.0", "dc/subnets/nat"), ip + "10.0.2.0 is the network address of subnet nat (10.0.2.0/24)"},
-		{"NAT IP broadcast address", theService, nat("10.0.2.255", "dc/subnets/nat"), ip + "10.0.2.255 is the broadcast address of subnet nat (10.0.2.0/24)"},
+			"properties.loadBalancerFrontendIpConfigurations[0].id: loadBalancers/lb/frontendIPConfigurations/fe is used by privateLinkServices/web", api.CodeConflict},
+		{"NAT IP outside", theService, nat("10.0.3.4", "dc/subnets/nat"), ip + "10.0.3.4 is not within 10.0.2.0/24 of subnet nat", api.CodeAddressNotInSubnet},
+		{"NAT IP network address", theService, nat("10.0.2.0", "dc/subnets/nat"), ip + "10.0.2.0 is the network address of subnet nat (10.0.2.0/24)", api.CodeAddressReserved},
+		{"NAT IP broadcast address", theService, nat("10.0.2.255", "dc/subnets/nat"), ip + "10.0.2.255 is the broadcast address of subnet nat (10.0.2.0/24)", api.CodeAddressReserved},
 		{"NAT IP twice", theService, serviceWith(`[{'name':'a','properties':{'privateIPAddress':'10.0.2.9','subnet':{'id':'virtualNetworks/dc/subnets/nat'}}},
 			{'name':'b','properties':{'privateIPAddress':'10.0.2.9','subnet':{'id':'virtualNetworks/dc/subnets/nat'}}}]`),
-			"properties.ipConfigurations[1].properties.privateIPAddress: 10.0.2.9 is the address of a already"},
+			"properties.ipConfigurations[1].properties.privateIPAddress: 10.0.2.9 is the address of a already", api.CodeInvalidParameter},
 		{"NAT IP in another network", theService, nat("10.9.2.3", "dc2/subnets/eight"),
-			"properties.ipConfigurations[0].properties.subnet.id: virtualNetworks/dc2 is not the virtual network of the load balancer's frontends"},
+			"properties.ipConfigurations[0].properties.subnet.id: virtualNetworks/dc2 is not the virtual network of the load balancer's frontends", api.CodeInvalidReference},
 		{"NAT subnet unknown", theService, nat("10.0.2.9", "dc/subnets/nothing"),
-			"properties.ipConfigurations[0].properties.subnet.id: virtualNetworks/dc/subnets/nothing was not found"},
-		{"last NAT IP", theService, serviceWith("[]"), "properties.ipConfigurations: 0 NAT IPs, at least 1 required"},
+			"properties.ipConfigurations[0].properties.subnet.id: virtualNetworks/dc/subnets/nothing was not found", api.CodeInvalidReference},
+		{"last NAT IP", theService, serviceWith("[]"), "properties.ipConfigurations: 0 NAT IPs, at least 1 required", api.CodeInvalidParameter},
 		{"unknown frontend", theService, strings.Replace(serviceDoc(""), "/fe", "/ef", 1),
-			"properties.loadBalancerFrontendIpConfigurations[0].id: loadBalancers/lb/frontendIPConfigurations/ef was not found"},
-		{"location of the service", "p:privateLinkServices/other", `{'location':'east',` + serviceDoc("")[1:], "properties.loadBalancerFrontendIpConfigurations[0].id: loadBalancers/lb/frontendIPConfigurations/fe is used by privateLinkServices/web"},
-		{"location changed", theService, `{'location':'east',` + serviceDoc("")[1:], "location: cannot be changed from west to east"},
+			"properties.loadBalancerFrontendIpConfigurations[0].id: loadBalancers/lb/frontendIPConfigurations/ef was not found", api.CodeInvalidReference},
+		{"location of the service", "p:privateLinkServices/other", `{'location':'east',` + strings.Replace(serviceDoc("")[1:], "lb/", "lb2/", 1),
+			"location: east is not the location of loadBalancers/lb2, west", api.CodeInvalidParameter},
+		{"location changed", theService, `{'location':'east',` + serviceDoc("")[1:], "location: cannot be changed from west to east", "InvalidResourceLocation"},
 		{"auto-approval outside of visibility", theService, serviceDoc(`,'autoApproval':{'subscriptions':['c']}`),
-			`properties.autoApproval.subscriptions[0]: "c" is not in properties.visibility.subscriptions`},
+			`properties.autoApproval.subscriptions[0]: "c" is not in properties.visibility.subscriptions`, api.CodeInvalidParameter},
 		{"dynamic in a small subnet", "p:networkInterfaces/n", `{'properties':{'ipConfigurations':[{'name':'i','properties':{'subnet':{'id':'virtualNetworks/dc2/subnets/small'}}}]}}`,
-			"properties.ipConfigurations[0].properties.privateIPAllocationMethod: subnet small (10.9.1.0/30) is smaller than /29 and takes static addresses only"},
+			"properties.ipConfigurations[0].properties.privateIPAllocationMethod: subnet small (10.9.1.0/30) is smaller than /29 and takes static addresses only", api.CodeInvalidParameter},
 		{"subnet in use", theNetwork, `{'properties':{'addressSpace':{'addressPrefixes':['10.0.0.0/16']},'subnets':[{'name':'vms','properties':{'addressPrefix':'10.0.1.0/24'}}]}}`,
-			"properties.subnets: subnet nat is used by privateLinkServices/web"},
-		{"frontend in use", theLB, `{'properties':{}}`, "properties.frontendIPConfigurations: frontend fe is used by privateLinkServices/web"},
+			"properties.subnets: subnet nat is used by privateLinkServices/web", "InUseSubnetCannotBeDeleted"},
+		{"frontend in use", theLB, `{'properties':{}}`, "properties.frontendIPConfigurations: frontend fe is used by privateLinkServices/web", api.CodeInUse},
 		{"pool in use", theLB, `{'properties':{'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}]}}`,
-			"properties.backendAddressPools: pool pool is used by networkInterfaces/vm1"},
+			"properties.backendAddressPools: pool pool is used by networkInterfaces/vm1", api.CodeInUse},
 		{"endpoint's service changed", theEndpoint, endpointDoc("privateLinkServices/x", ""),
-			"properties.privateLinkServiceConnections: privateLinkServiceId cannot be changed (delete the endpoint and make another)"},
+			"properties.privateLinkServiceConnections: privateLinkServiceId cannot be changed (delete the endpoint and make another)", api.CodeConflict},
 		{"long message", "c:privateEndpoints/p2", strings.Replace(endpointDoc(service.Properties.Alias, ""), "please", strings.Repeat("é", 141), 1),
-			"properties.manualPrivateLinkServiceConnections[0].properties.requestMessage: 141 characters, at most 140 allowed"},
+			"properties.manualPrivateLinkServiceConnections[0].properties.requestMessage: 141 characters, at most 140 allowed", api.CodeLimit},
 		{"endpoint's address in use", "c:privateEndpoints/p2", strings.Replace(endpointDoc(service.Properties.Alias, ""), "'subnet'",
 			"'ipConfigurations':[{'name':'i','properties':{'privateIPAddress':'10.0.1.4'}}],'subnet'", 1),
-			"properties.ipConfigurations[0].properties.privateIPAddress: 10.0.1.4 is in use by privateEndpoints/pe"},
+			"properties.ipConfigurations[0].properties.privateIPAddress: 10.0.1.4 is in use by privateEndpoints/pe", api.CodeAddressInUse},
 		{"NIC of an endpoint", "c:networkInterfaces/pe.nic." + w.endpoint(theEndpoint).Properties.ResourceGUID,
-			`{'properties':{'ipConfigurations':[{'name':'i','properties':{'subnet':{'id':'virtualNetworks/home/subnets/default'}}}]}}`, ""},
+			`{'properties':{'ipConfigurations':[{'name':'i','properties':{'subnet':{'id':'virtualNetworks/home/subnets/default'}}}]}}`, "", api.CodeReadOnly},
 		{"somebody else's network", "c:networkInterfaces/spy", `{'properties':{'ipConfigurations':[{'name':'i','properties':{
 			'subnet':{'id':'/subscriptions/p/resourceGroups/rg/providers/Microsoft.Network/virtualNetworks/dc/subnets/vms'}}}]}}`,
-			"virtualNetworks/dc/subnets/vms was not found"},
+			"virtualNetworks/dc/subnets/vms was not found", api.CodeInvalidReference},
 		{"attachment by a tenant", theConsumer, `{'properties':{'addressSpace':{'addressPrefixes':['10.0.0.0/16']},
 			'subnets':[{'name':'default','properties':{'addressPrefix':'10.0.1.0/24'}}],'attachments':[{'interface':'eth0'}]}}`,
-			`properties.attachments: principal "c-Owner" may not attach the node's interfaces (needs Contributor on /)`},
+			`properties.attachments: principal "c-Owner" may not attach the node's interfaces (needs Contributor on /)`, api.CodeForbidden},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			before := w.dump(t)
@@ -140,6 +146,8 @@ func TestPut_Refusals(t *testing.T) {
 				t.Fatal("accepted")
 			case c.want == "" && !strings.HasSuffix(err.Error(), "belongs to privateEndpoints/pe and cannot be changed by itself"), c.want != "" && err.Error() != c.want:
 				t.Errorf("got  %v\nwant %s", err, c.want)
+			case api.AsError(err).Code != c.code:
+				t.Errorf("%v: code %s, want %s", err, api.AsError(err).Code, c.code)
 			}
 			if after := w.dump(t); after != before {
 				t.Errorf("the store changed:\n%s\n%s", before, after)
@@ -148,6 +156,69 @@ func TestPut_Refusals(t *testing.T) {
 				t.Errorf("the kernel's state changed:\n%s\n%s", state, after)
 			}
 		})
+	}
+}
+
+// Refusals that need more around them than one document, each with its code.
+func TestPut_RefusedByWhatIsThere_Codes(t *testing.T) {
+	w := newWorld(t)
+	service := w.provide(open)
+	w.consume()
+	w.put("p:virtualNetworks/tight", `{'properties':{'addressSpace':{'addressPrefixes':['10.9.0.0/16']},'subnets':[{'name':'eight','properties':{'addressPrefix':'10.9.2.0/29'}}]}}`)
+	nic := func(network, more string) string {
+		return `{'properties':{'ipConfigurations':[{'name':'i','properties':{` + more + `'subnet':{'id':'virtualNetworks/` + network + `'}}}]}}`
+	}
+	for i := range 3 { // .4 to .6: the first four and the last are nobody's
+		w.put(fmt.Sprintf("p:networkInterfaces/full%d", i), "%s", nic("tight/subnets/eight", ""))
+	}
+	network := func(prefix, more string) string {
+		return `{'properties':{'addressSpace':{'addressPrefixes':['` + prefix + `']}` + more + `}}`
+	}
+	peered := func(with string) string {
+		return `,'virtualNetworkPeerings':[{'name':'to','properties':{'remoteVirtualNetwork':{'id':'virtualNetworks/` + with + `'}}}]`
+	}
+	w.put("p:virtualNetworks/left", "%s", network("10.20.0.0/16", ""))
+	w.put("p:virtualNetworks/right", "%s", network("10.21.0.0/16", peered("left")))
+	w.put("p:virtualNetworks/left", "%s", network("10.20.0.0/16", peered("right")))
+	writer := root("p")
+	reader := auth.Actor{Principal: "r", Tenant: "t", Grants: []auth.Grant{{Role: auth.Reader, Scope: "/subscriptions/p"}, {Role: auth.Owner, Scope: "/subscriptions/c"}}}
+	const inP = "/subscriptions/p/resourceGroups/rg/providers/Microsoft.Network/"
+	member := strings.Replace(`{'properties':{'frontendIPConfigurations':[{'name':'fe','properties':{'subnet':{'id':'virtualNetworks/dc/subnets/vms'}}}],
+		'backendAddressPools':[{'name':'pool','properties':{'loadBalancerBackendAddresses':[{'name':'m','properties':{'ipAddress':'ADDRESS'}}]}}]}}`, "ADDRESS", "10.0.2.4", 1)
+	for _, c := range []struct {
+		what   string
+		who    auth.Actor
+		name   string
+		doc    string
+		status int
+		code   api.Code
+	}{
+		{"no address left", writer, "p:networkInterfaces/one-more", nic("tight/subnets/eight", ""), 409, api.CodeSubnetFull},
+		{"reserved by the platform", writer, "p:networkInterfaces/one-more", nic("tight/subnets/eight", `'privateIPAddress':'10.9.2.0',`), 400, api.CodeAddressReserved},
+		{"outside of the subnet", writer, "p:networkInterfaces/one-more", nic("tight/subnets/eight", `'privateIPAddress':'10.9.3.4',`), 400, api.CodeAddressNotInSubnet},
+		{"address of another", writer, "p:networkInterfaces/one-more", nic("tight/subnets/eight", `'privateIPAddress':'10.9.2.4',`), 409, api.CodeAddressInUse},
+		{"a backend with the address of a NAT IP", writer, "p:loadBalancers/lb3", member, 409, api.CodeAddressInUse},
+		{"peering of overlapping spaces", writer, "p:virtualNetworks/third", network("10.20.5.0/24", peered("left")), 409, api.CodeOverlappingSpaces},
+		{"a peered space grows into the other", writer, "p:virtualNetworks/left", network("10.20.0.0/15", peered("right")), 409, api.CodeOverlappingSpaces},
+		{"a space without its subnets", writer, "p:virtualNetworks/tight", network("10.10.0.0/16", ""), 409, "InUseSubnetCannotBeDeleted"},
+		{"NIC in a network that is readable only", reader, "c:networkInterfaces/guest",
+			`{'properties':{'ipConfigurations':[{'name':'i','properties':{'subnet':{'id':'` + inP + `virtualNetworks/dc/subnets/vms'}}}]}}`, 403, api.CodeLinkedForbidden},
+		{"service of a load balancer that is readable only", reader, "c:privateLinkServices/guest",
+			`{'properties':{'loadBalancerFrontendIpConfigurations':[{'id':'` + inP + `loadBalancers/lb/frontendIPConfigurations/fe'}],
+			'ipConfigurations':[{'name':'n','properties':{'subnet':{'id':'` + inP + `virtualNetworks/dc/subnets/nat'}}}]}}`, 403, api.CodeLinkedForbidden},
+		{"the NIC of a service", writer, "p:" + strings.SplitN(service.Properties.NetworkInterfaces[0].ID, "Microsoft.Network/", 2)[1], nic("dc/subnets/vms", ""), 409, api.CodeReadOnly},
+		{"automatic connection without the right to approve", reader, "c:privateEndpoints/pe2", `{'properties':{'subnet':{'id':'virtualNetworks/home/subnets/default'},
+			'privateLinkServiceConnections':[{'name':'l','properties':{'privateLinkServiceId':'` + inP + `privateLinkServices/web'}}]}}`, 403, api.CodeApproval},
+	} {
+		at := id(c.name)
+		before := w.dump(t)
+		_, err := w.Put(t.Context(), c.who, at, doc(api.Kind(at.Type), "%s", c.doc), Conditions{})
+		if got := api.AsError(err); got == nil || got.Status != c.status || got.Code != c.code {
+			t.Errorf("%s: %+v, want %d %s", c.what, got, c.status, c.code)
+		}
+		if w.dump(t) != before {
+			t.Errorf("%s: the store changed", c.what)
+		}
 	}
 }
 
