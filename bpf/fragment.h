@@ -9,10 +9,10 @@
  * packet's own id if that is free, else the next of IPID_TRIES steps.
  *
  * An id is free again when its datagram went through whole: in order, without gap or overlap, to
- * the last fragment. Any other is held for IDLE_FRAGMENT seconds, so that fragments somebody
- * leaves lying at the receiver never meet another tenant's. How far a datagram has come stands in
- * the generation and flags of the IPID entry's tag (in units of 8 bytes), changed by
- * compare-and-swap with the link as its owner.
+ * the last fragment. Any other is held for IDLE_FRAGMENT seconds after the last of its fragments
+ * that left, so that what somebody leaves lying at the receiver never meets another tenant's. How
+ * far a datagram has come stands in the generation and flags of the IPID entry's tag (in units of
+ * 8 bytes), changed by compare-and-swap with the link as its owner.
  */
 #ifndef PRIVLINK_FRAGMENT_H
 #define PRIVLINK_FRAGMENT_H
@@ -92,8 +92,9 @@ static __always_inline struct flow *fragment_id(__u32 slot, const struct rewrite
 	return flow_same(f, *state) ? f : NULL;
 }
 
-/* Advances the datagram whose id stands in `slot`. True when it went through whole: the hold on its
- * id is over, and the caller ends the KIND_FRAGMENT entry as well.
+/* Advances the datagram whose id stands in `slot`; its fragment is about to leave, so a receiver may
+ * keep what has that id for as long as the hold from now on. True when it went through whole: the hold
+ * is over, and the caller ends the KIND_FRAGMENT entry as well.
  */
 static __always_inline bool fragment_progress(__u32 slot, const struct rewrite *rw, __u32 offset,
                                               __u32 bytes, bool last, __u32 now)
@@ -105,6 +106,8 @@ static __always_inline bool fragment_progress(__u32 slot, const struct rewrite *
 	f = fragment_id(slot, rw, &state);
 	if (!f)
 		return false;
+	if (!MUTANT(38))
+		FLOW_READ(f->stamp) = now;
 	old.word = FLOW_READ(f->rw.tag.word);
 	if (old.of.link != rw->tag.of.link || old.of.link_gen == IPID_BROKEN)
 		return false;

@@ -55,8 +55,8 @@
 //  19. UDP lengths from 8 to the end of the packet are well-formed, TCP headers of 20 bytes to the end.
 //     Port 0 is not.
 //  20. A fragmented datagram gets its own IP id if that is free for source, destination and protocol on
-//     the outgoing side, else the next of 16. The id is held for 30 s, unless all fragments went
-//     through in order without gap or overlap. A quarter of the table's pairs may be incomplete.
+//     the outgoing side, else the next of 16. The id is held for 30 s after the last fragment that left,
+//     unless all of them went through in order without gap or overlap. A quarter of the table's pairs may be incomplete.
 //     Malformed are empty fragments, those beyond the largest datagram, those that leave a gap, and
 //     those inside or smaller than the L4 header.
 //  21. A RST keeps the room of the IP options of what it answers, filled with End of Options.

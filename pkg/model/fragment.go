@@ -90,13 +90,14 @@ func (m *Machine) firstFragment(p *packet, rw *Rewrite, vnet uint16) (uint16, Re
 }
 
 // progress notes how far a datagram has come: in order, without gap or overlap, or not. The id is
-// free again when all of it went through.
+// free again when all of it went through; else it is held from this fragment on, which leaves now.
 func (m *Machine) progress(n uint32, p *packet) {
 	held, ok := m.heldID(n)
 	if !ok {
 		return
 	}
 	s := m.Table.slot(held)
+	s.Stamp = m.Now
 	units, bytes := p.fragment&fragOffset, len(p.l4)
 	if s.RW.LinkGen == idBroken {
 		return

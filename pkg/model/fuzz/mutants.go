@@ -45,4 +45,5 @@ var Mutants = []Mutant{
 	{35, "no VLAN tag on the way out"},
 	{36, "an end of a revoked connection gets one RST, believed or not"},
 	{37, "a revoked pair whose ends got their RSTs keeps its port for a whole idle timeout"},
+	{38, "an IP id is held from its datagram's first fragment, not its last"},
 }
