@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"syscall"
 	"testing"
@@ -17,14 +18,34 @@ func TestRun_NATIPTakenOut_FlowsDrainAndAreReset(t *testing.T) {
 	client, served := r.establish()
 	old := natOf(t, served)
 	begin := time.Now()
-	r.must("service update shop --nat-ip 10.0.0.97 --nat-drain 5")
+	// The command waits for the drain's end; that of the daemon ends it.
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = r.CLI(t.Context(), "service", "update", "shop", "--nat-ip", "10.0.0.97", "--nat-drain", "5")
+	}()
+	defer func() { <-ended }()
 	if old == "10.0.0.97" {
 		t.Fatal("that is the NAT IP of before")
 	}
+	// Until the new one is known to be nobody's, new connections are refused.
+	r.Namespace.Lab().Wait("a connection from the new NAT IP", drain-time.Second, func() error {
+		c, err := r.vm.Dial(t.Context(), "tcp", "", "10.0.1.10:80")
+		if err != nil {
+			return err
+		}
+		c.Close()
+		accepted, err := r.listener.Accept()
+		if err != nil {
+			return err
+		}
+		defer accepted.Close()
+		if nat := natOf(t, accepted); nat != "10.0.0.97" {
+			return fmt.Errorf("it comes from %s", nat)
+		}
+		return nil
+	})
 	later, laterServed := r.establish()
-	if nat := natOf(t, laterServed); nat != "10.0.0.97" {
-		t.Errorf("a new connection comes from %s", nat)
-	}
 	wantFlow(t, "draining", client, served)
 	r.Kill()
 	r.Start(t.Context())
