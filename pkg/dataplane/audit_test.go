@@ -2,10 +2,8 @@ package dataplane
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"testing"
-	"time"
 )
 
 func TestAudit_AfterTraffic_FindsNothing(t *testing.T) {
@@ -70,49 +68,5 @@ func TestAudit_BitsChanged_FindsThem(t *testing.T) {
 	}
 	if _, ok := found["quota of link"]; !ok {
 		t.Error("the wrong quota was not found")
-	}
-}
-
-func TestStats_KnownMix_IsCounted(t *testing.T) {
-	g, consumer, _, _, c := opened(t) // "hello\n", there and back
-	for range 9 {
-		if err := say(c, "0123456789"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := dial(consumer, "10.0.1.10:81"); err == nil {
-		t.Fatal("a port without a rule answered")
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var s LinkStats
-	g.Wait("the counters to stand", 5*time.Second, func() error {
-		before := s
-		all, err := g.d.LinkStats()
-		if err != nil || len(all) != 1 {
-			t.Fatalf("%+v, %v", all, err)
-		}
-		if s = all[0]; s != before || s.PacketsIn == 0 {
-			return errors.New("still moving")
-		}
-		return nil
-	})
-	// SYN, ACK, 10 requests, their acknowledgements as TCP likes, FIN; no byte less than the sockets sent.
-	payload := uint64(len("hello\n") + 90)
-	if s.BytesIn-40*s.PacketsIn < payload || s.BytesOut-40*s.PacketsOut < payload || s.PacketsIn < 13 || s.PacketsOut < 11 {
-		t.Errorf("too little: %+v", s)
-	}
-	if s.Opened != 1 || s.Refused != 0 || s.Dropped != 1 || s.ID != 0x01020304 || s.Link != "endpoint" || s.RuleSet != "service" {
-		t.Errorf("counters: %+v", s)
-	}
-	reasons, err := g.d.ReasonStats()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range reasons {
-		if (r.Label == "no_rule" || r.Label == "rst_sent") && r.Packets != 1 {
-			t.Errorf("%s: %d packets", r.Label, r.Packets)
-		}
 	}
 }
