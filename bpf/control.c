@@ -22,6 +22,7 @@ int sweep_slice(struct sweep *s)
 		slice.end = flow_homes + FLOW_WINDOW;
 
 	bpf_loop((s->count + SWEEP_TOGETHER - 1) / SWEEP_TOGETHER, sweep_slots, &slice, 0);
+	slice_settle(&slice);
 	*s = slice.sweep;
 	return 0;
 }

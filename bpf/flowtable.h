@@ -131,6 +131,21 @@ typedef __u64 __attribute__((may_alias)) flow_word;
 #define FLOW_STATE(f) FLOW_READ((f)->state)
 #endif
 
+/*
+ * Makes a claimed entry LIVE or FREE: everybody who sees this state sees what was written before. x86
+ * keeps stores in order, so a plain one does, without the wait of an exchange; arm64 does not.
+ */
+static __always_inline void flow_publish(struct flow *f, __u32 state)
+{
+	flow_barrier();
+#ifdef __TARGET_ARCH_arm64
+	__sync_lock_test_and_set(&f->state, state);
+#else
+	FLOW_READ(f->state) = state;
+#endif
+	flow_barrier();
+}
+
 /* f again, in such a way that loads through it come after the load that gave `seen`. */
 static __always_inline struct flow *flow_after(struct flow *f, __u64 seen)
 {
@@ -417,7 +432,7 @@ locked:
 			a->revived_tag = FLOW_READ(f->rw.tag.word);
 		}
 		if (FLOW_FAULT(FAULT_EARLY_LIVE)) {
-			__sync_lock_test_and_set(&f->state, mine | SLOT_LIVE);
+			flow_publish(f, mine | SLOT_LIVE);
 			FLOW_FAULT_PAUSE();
 		}
 		f->key = a->key;
@@ -429,7 +444,7 @@ locked:
 		if (!FLOW_FAULT(FAULT_BIT_LATE))
 			__sync_fetch_and_or(&h->home, 1u << distance);
 		FLOW_PAUSE();
-		__sync_lock_test_and_set(&f->state, mine | SLOT_LIVE);
+		flow_publish(f, mine | SLOT_LIVE);
 		if (FLOW_FAULT(FAULT_BIT_LATE)) {
 			FLOW_FAULT_PAUSE();
 			__sync_fetch_and_or(&h->home, 1u << distance);
@@ -492,7 +507,7 @@ static __always_inline bool flow_free(struct flow *f, __u32 slot, __u32 state)
 	h = flow_at(slot - FLOW_DISTANCE(state));
 	if (h && !FLOW_FAULT(FAULT_BIT_STAYS))
 		__sync_fetch_and_and(&h->home, ~(1u << FLOW_DISTANCE(state)));
-	__sync_lock_test_and_set(&f->state, FLOW_SEQUENCE(state) | SLOT_FREE);
+	flow_publish(f, FLOW_SEQUENCE(state) | SLOT_FREE);
 	return true;
 }
 

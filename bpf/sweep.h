@@ -6,7 +6,7 @@
  *
  *	live, idle		both halves DEAD, or marked ended if both ends are owed a RST
  *	live, link or backend gone	marked ended (TCP) or DEAD (UDP)
- *	DEAD, rested		entry freed, then quota, then the port's bit
+ *	DEAD, rested		entry freed, then the port's bit; with the end of the slice the quota
  */
 #ifndef PRIVLINK_SWEEP_H
 #define PRIVLINK_SWEEP_H
@@ -20,24 +20,111 @@
 /* Slots whose twins are asked for at once: as many as a CPU can look at while it waits for the first. */
 #define SWEEP_TOGETHER 16
 
-static __always_inline void sweep_dead(struct sweep *s, struct flow *f, __u32 slot, __u32 state)
+/* A slice under way. */
+struct slice {
+	struct sweep sweep; /* count: slots visited so far */
+	__u32 end;          /* slot behind the last */
+	__u32 pairs;        /* to be given back to the table, */
+	__u32 link;         /* and to this link: */
+	__u32 link_pairs;
+};
+
+static __always_inline void slice_return_link(struct slice *slice)
 {
-	bool port;
-	struct flow was;
+	struct usage *u = usage_at(slice->link);
+
+	if (u && slice->link_pairs)
+		__sync_fetch_and_sub(&u->pairs, slice->link_pairs);
+	slice->link_pairs = 0;
+}
+
+/* Ports that began to rest, not yet counted at their domain. In the object's own memory, so one sweep
+ * at a time; what two would lose is a count, never a port.
+ */
+#define RESTS 64 /* eight NAT IPs, eight backends, if their last octets follow each other */
+
+static struct {
+	struct domain_key domain;
+	__u32 ports;
+} rests[RESTS];
+
+SLOW int rests_count(__u32 place)
+{
+	struct domain *d;
+
+	place &= RESTS - 1;
+	d = domain_find(&rests[place].domain);
+	if (d)
+		__sync_fetch_and_add(&d->resting, rests[place].ports);
+	rests[place].ports = 0;
+	return 0;
+}
+
+/* The reverse half of a pair that went idle: LIVE to DEAD. Its domain is not looked up for each. */
+static __always_inline void sweep_end_reverse(struct flow *f, __u32 state, __u32 now)
+{
+	struct domain_key domain = domain_name(&f->key, FLOW_READ(f->rw.tag.of.flags));
+	flow_word *name = (flow_word *)&domain, *there;
+	__u32 place = (domain.nat >> 24 & 7) | (domain.backend >> 24 & 7) << 3;
+
+	if (!flow_end(f, state, now))
+		return;
+	there = (flow_word *)&rests[place].domain;
+	if (there[0] != name[0] || there[1] != name[1]) {
+		if (rests[place].ports)
+			rests_count(place);
+		rests[place].domain = domain;
+	}
+	rests[place].ports++;
+}
+
+/* What the slice found for others: quotas get back what it freed, domains learn what rests. Together, as each
+ * is a line that packets on other CPUs write, and a domain a look-up.
+ */
+static __always_inline void slice_settle(struct slice *slice)
+{
+	struct table *t = table_only();
+
+	for (int i = 0; i < RESTS; i++)
+		if (rests[i].ports)
+			rests_count(i);
+
+	if (t && slice->pairs)
+		__sync_fetch_and_sub(&t->pairs, slice->pairs);
+	slice->pairs = 0;
+	slice_return_link(slice);
+}
+
+static __always_inline void slice_keep(struct slice *slice, const struct flow_tag *tag)
+{
+	slice->pairs++;
+	if (tag->flags & FLOW_INNER)
+		return;
+	if (tag->link != slice->link) {
+		slice_return_link(slice);
+		slice->link = tag->link;
+	}
+	slice->link_pairs++;
+}
+
+static __always_inline void sweep_dead(struct slice *slice, struct flow *f, __u32 slot, __u32 state)
+{
+	/* of the entry that has this state, if flow_free finds it still there */
+	union tag tag = {.word = FLOW_READ(f->rw.tag.word)};
+	struct flow_key key = f->key;
+	struct sweep *s = &slice->sweep;
+	bool port = key.kind == KIND_FLOW && tag.of.flags & FLOW_REVERSE;
 
 	s->dead++;
-	if (!flow_snapshot(f, &was) || was.state != state)
-		return;
-	port = was.key.kind == KIND_FLOW && was.rw.tag.of.flags & FLOW_REVERSE;
-	if (flow_age(s->now, was.stamp) < (port && !MUTANT(25) ? PORT_REST : GRACE))
+	if (flow_age(s->now, FLOW_READ(f->stamp)) < (port && !MUTANT(25) ? PORT_REST : GRACE))
 		return;
 	if (!flow_free(f, slot, state))
 		return;
 	s->freed++;
 	if (!port)
 		return;
-	usage_return(&was.rw.tag);
-	port_rested(&was.key, was.rw.tag.of.flags);
+	slice_keep(slice, &tag.of);
+	port_rested(&key, tag.of.flags);
 }
 
 static __always_inline bool sweep_gone(const struct rewrite *forward)
@@ -53,7 +140,7 @@ static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 sl
 {
 	struct half h = {.slot = slot, .state = state};
 	struct flow *twin;
-	__u32 twin_state, twin_stamp = 0, limit;
+	__u32 twin_state = 0, twin_stamp = 0, limit;
 	struct backend *b;
 	__u16 flags;
 	__s32 age;
@@ -111,7 +198,12 @@ static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 sl
 		s->ended++;
 		return;
 	}
-	pair_end(&h, s->now);
+	if (twin && flow_end(f, state, s->now)) {
+		if (!MUTANT(3))
+			sweep_end_reverse(twin, twin_state, s->now);
+	} else {
+		pair_end(&h, s->now); /* looks again: it may be linked only now */
+	}
 	s->killed++;
 }
 
@@ -119,26 +211,20 @@ static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 sl
 volatile const __u64 sweep_budget = SWEEP_BUDGET;
 
 /* One slot; a function of its own, so that the verifier walks it once. */
-SLOW int sweep_slot(struct sweep *s, __u32 slot)
+SLOW int sweep_slot(struct slice *slice, __u32 slot)
 {
 	struct flow *f = flow_at(slot);
 	__u32 state;
 
-	if (!s || !f)
+	if (!slice || !f)
 		return 0;
 	state = FLOW_STATE(f);
 	if ((state & FLOW_STATE_MASK) == SLOT_LIVE)
-		sweep_live(s, f, slot, state);
+		sweep_live(&slice->sweep, f, slot, state);
 	else if ((state & FLOW_STATE_MASK) == SLOT_DEAD)
-		sweep_dead(s, f, slot, state);
+		sweep_dead(slice, f, slot, state);
 	return 0;
 }
-
-/* A slice under way. */
-struct slice {
-	struct sweep sweep; /* count: slots visited so far */
-	__u32 end;          /* slot behind the last */
-};
 
 /* Which of the next slots are in use, as bits, and a load from the twin of each that is going to be
  * asked for its twin. Twins are anywhere in the table; one after the other these waits were a third of
@@ -171,17 +257,21 @@ SLOW __u32 sweep_look(__u32 slot, __u32 now)
  */
 static long sweep_slots(__u32 n, struct slice *slice)
 {
-	__u32 done = n * SWEEP_TOGETHER, slot = slice->sweep.first + done, used;
+	__u32 done = n * SWEEP_TOGETHER, slot = slice->sweep.first + done, used, slots;
 	struct sweep *s = &slice->sweep;
 
 	if (n && done % SWEEP_STRIDE == 0 && bpf_ktime_get_ns() >= s->until)
 		return 1;
-	used = sweep_look(slot, s->now);
-	for (int i = 0; i < SWEEP_TOGETHER && slot + i < slice->end; i++) {
-		s->count++;
+	if (slot >= slice->end)
+		return 1;
+	slots = slice->end - slot;
+	if (slots > SWEEP_TOGETHER)
+		slots = SWEEP_TOGETHER;
+	used = sweep_look(slot, s->now) & ((1u << slots) - 1);
+	for (int i = 0; i < SWEEP_TOGETHER; i++)
 		if (used >> i & 1)
-			sweep_slot(s, slot + i);
-	}
+			sweep_slot(slice, slot + i);
+	s->count += slots;
 	return 0;
 }
 
