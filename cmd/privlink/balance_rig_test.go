@@ -9,7 +9,10 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -26,6 +29,7 @@ type balanced struct {
 	backends map[string]*lab.Namespace // by address
 	serving  map[string]net.Listener
 	resets   map[string]*atomic.Int64 // connections that ended with a reset at the backend
+	probers  sync.Map                 // by backend: whose connection was the last that asked nothing, which are the TCP probes
 	insider  *lab.Namespace           // in the provider's network
 	consumer *lab.Namespace
 }
@@ -98,7 +102,7 @@ type pool struct {
 	members []string // addresses; with "!" adminState Down, with "^" adminState Up
 	drain   int      // seconds
 	probed  bool
-	probe   string // protocol with what belongs to it, Tcp by default; all but Tcp to port 8000
+	probe   string // protocol with what belongs to it, Tcp by default; all but Tcp to port 8000. The threshold is 1 if it says none
 	allUp   bool   // noHealthyBackendsBehavior AllProbedUp
 	more    string // of the load balancer's properties
 }
@@ -122,6 +126,9 @@ func (b *balanced) balance(p pool) {
 	if p.probe != "" && p.probe != "Tcp" {
 		alive = p.probe + ", port: 8000"
 	}
+	if !strings.Contains(alive, "numberOfProbes") {
+		alive += ", probeThreshold: 1"
+	}
 	if p.probed {
 		probe = ", probe: {id: loadBalancers/web/probes/alive}"
 	}
@@ -140,7 +147,7 @@ properties:
   - {name: pool, properties: {drainPeriodInSeconds: DRAIN, loadBalancerBackendAddresses: [MEMBERS]}}
   - {name: other, properties: {loadBalancerBackendAddresses: []}}
   probes:
-  - {name: alive, properties: {protocol: ALIVE, intervalInSeconds: 5, probeThreshold: 1, noHealthyBackendsBehavior: BEHAVIOR}}
+  - {name: alive, properties: {protocol: ALIVE, intervalInSeconds: 5, noHealthyBackendsBehavior: BEHAVIOR}}
   loadBalancingRules:
   - {name: tcp, properties: {protocol: Tcp, frontendPort: 7000, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}PROBE}}
   - {name: udp, properties: {protocol: Udp, frontendPort: 7000, backendPort: 7000, frontendIPConfiguration: {id: loadBalancers/web/frontendIPConfigurations/front}, backendAddressPool: {id: loadBalancers/web/backendAddressPools/pool}PROBE}}
@@ -166,13 +173,17 @@ func (b *balanced) serve(ip string) {
 			}
 			go func() {
 				defer c.Close()
+				asked := false
 				for lines := bufio.NewReader(c); ; {
 					if _, err := lines.ReadString('\n'); err != nil {
 						if errors.Is(err, syscall.ECONNRESET) {
 							resets.Add(1)
+						} else if !asked {
+							b.probers.Store(ip, c.RemoteAddr().(*net.TCPAddr).IP.String())
 						}
 						return
 					}
+					asked = true
 					if _, err := io.WriteString(c, ip+"\n"); err != nil {
 						return
 					}
@@ -182,17 +193,38 @@ func (b *balanced) serve(ip string) {
 	}()
 }
 
-// web serves plain HTTP on a backend's port 8000: its address.
-func (b *balanced) web(ip string) {
+// page is what a backend serves on port 8000: its address.
+type page struct {
+	status atomic.Int32 // 200
+	asked  atomic.Int32 // since it is another
+}
+
+// web serves HTTP, or HTTPS, on a backend's port 8000.
+func (b *balanced) web(ip string, secure ...bool) *page {
 	b.t.Helper()
 	l, err := b.backends[ip].Listen("tcp4", ip+":8000")
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, ip) }),
-		ErrorLog: log.New(io.Discard, "", 0)}
-	go func() { _ = server.Serve(l) }()
-	b.OnClose(func() { server.Close() })
+	p := &page{}
+	p.status.Store(http.StatusOK)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if status := int(p.status.Load()); status != http.StatusOK {
+			p.asked.Add(1)
+			w.WriteHeader(status)
+		}
+		_, _ = io.WriteString(w, ip)
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Listener.Close()
+	server.Listener = l
+	if slices.Contains(secure, true) {
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	b.OnClose(server.Close)
+	return p
 }
 
 // wantReset waits until a backend has seen the reset of the one connection to it.
@@ -319,6 +351,17 @@ func (b *balanced) served(from *lab.Namespace, to string) (by map[string]int, fa
 		by[name]++
 	}
 	return by, failed
+}
+
+// probedFrom waits until a backend's last TCP probe came from an address.
+func (b *balanced) probedFrom(backend, want string) {
+	b.t.Helper()
+	b.Wait("a probe from "+want, 20*time.Second, func() error {
+		if from, _ := b.probers.Load(backend); from != want {
+			return fmt.Errorf("the last came from %v", from)
+		}
+		return nil
+	})
 }
 
 // open dials fifty times a second until the returned function is called, which says who answered how often, and what failed.

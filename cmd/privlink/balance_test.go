@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/lab"
 )
 
@@ -44,15 +47,24 @@ func TestLB_PublishedAndDeleted_OwnClientsLoseNothing(t *testing.T) {
 			kept := b.to(b.insider, "tcp4", frontIP, secondBackend)
 			counted := b.count(b.to(b.insider, "udp4", frontIP, firstBackend), firstBackend)
 			opened := b.open(b.insider, frontIP)
+			if c.flags == "" {
+				b.probedFrom(firstBackend, "10.0.0.100")
+			}
 			b.publish(c.flags)
 			if c.flags == "" {
 				b.to(b.consumer, "tcp4", linkIP, firstBackend)
+				var made api.PrivateLinkService
+				read(t, b.must("service show shop -o json"), &made)
+				b.probedFrom(firstBackend, made.Properties.IPConfigurations[0].Properties.PrivateIPAddress)
 			}
 			b.shows(c.published)
 			if name, err := who(kept); err != nil || name != secondBackend {
 				t.Errorf("after publishing: %q %v", name, err)
 			}
 			b.must("service delete shop --cascade")
+			if c.flags == "" {
+				b.probedFrom(firstBackend, "10.0.0.100")
+			}
 			b.shows("Health: tcp 10.0.0.11 Up: "+c.up, "Health: tcp 10.0.0.12 Up: "+c.up)
 			if name, err := who(kept); err != nil || name != secondBackend {
 				t.Errorf("after deleting the service: %q %v", name, err)
@@ -156,13 +168,18 @@ func TestLB_OneThenAllDown_NewFlowsGoWhereTheyMay(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBalanced(t)
-			b.balance(pool{members: bothBackends, probed: true, allUp: c.allUp})
+			// Not their service fails, but the page that is probed: whoever gets a flow answers it.
+			pages := map[string]*page{}
+			for ip := range b.backends {
+				pages[ip] = b.web(ip)
+			}
+			b.balance(pool{members: bothBackends, probed: true, allUp: c.allUp, probe: "Http, requestPath: /"})
 			b.publish()
-			b.shows("Health: tcp 10.0.0.11 Up: connected", "Health: tcp 10.0.0.12 Up: connected")
+			b.shows("Health: tcp 10.0.0.11 Up: Http: status 200", "Health: tcp 10.0.0.12 Up: Http: status 200")
 			kept := b.to(b.consumer, "tcp4", linkIP, firstBackend)
 			moving := b.to(b.consumer, "udp4", linkIP, firstBackend)
-			b.refuse(firstBackend)
-			b.shows("Health: tcp 10.0.0.11 Down: ", "connection refused", "Health: tcp 10.0.0.12 Up: connected")
+			pages[firstBackend].status.Store(http.StatusServiceUnavailable)
+			b.shows("Health: tcp 10.0.0.11 Down: Http: status 503, want 200", "Health: tcp 10.0.0.12 Up: Http: status 200")
 			b.Wait("the UDP flow to move", 5*time.Second, func() error {
 				if name, err := who(moving); err != nil || name != secondBackend {
 					return fmt.Errorf("it is with %q (%w)", name, errOr(err))
@@ -176,15 +193,16 @@ func TestLB_OneThenAllDown_NewFlowsGoWhereTheyMay(t *testing.T) {
 				t.Errorf("the connection to the backend that is down: %q %v", name, err)
 			}
 			other := b.to(b.consumer, "tcp4", linkIP, secondBackend)
-			b.refuse(secondBackend)
-			b.shows("Health: tcp 10.0.0.12 Down: ")
-			// UDP is still answered by whom the probe takes to be down.
-			b.Wait("new flows to be decided", 10*time.Second, func() error {
-				if _, name, err := b.dial(b.consumer, "udp4", linkIP); (err != nil) != c.failed {
-					return fmt.Errorf("%q answers a new flow (%w)", name, errOr(err))
-				}
-				return nil
-			})
+			pages[secondBackend].status.Store(http.StatusServiceUnavailable)
+			b.shows("Health: tcp 10.0.0.12 Down: Http: status 503")
+			for _, network := range []string{"udp4", "tcp4"} {
+				b.Wait("new flows to be decided", 10*time.Second, func() error {
+					if _, name, err := b.dial(b.consumer, network, linkIP); (err != nil) != c.failed {
+						return fmt.Errorf("%q answers a new flow by %s (%w)", name, network, errOr(err))
+					}
+					return nil
+				})
+			}
 			for _, conn := range []net.Conn{kept, other} {
 				if _, err := who(conn); err != nil {
 					t.Errorf("a connection that was there: %v", err)
@@ -192,6 +210,88 @@ func TestLB_OneThenAllDown_NewFlowsGoWhereTheyMay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// numberOfProbes results in a row change the verdict, which the log tells.
+func TestLB_HTTPSProbe_SecondFailureDecides(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	first := b.web(firstBackend, true)
+	b.web(secondBackend, true)
+	b.balance(pool{members: bothBackends, probed: true, probe: "Https, requestPath: /, numberOfProbes: 2"})
+	b.shows("Health: tcp 10.0.0.11 Up: Https: status 200", "Health: tcp 10.0.0.12 Up: Https: status 200")
+	first.status.Store(http.StatusInternalServerError)
+	b.shows("Health: tcp 10.0.0.11 Up: Https: status 500, want 200")
+	b.to(b.insider, "tcp4", frontIP, firstBackend)
+	if n := first.asked.Load(); n != 1 {
+		t.Errorf("still up after %d failures, which shows nothing", n)
+	}
+	b.shows("Health: tcp 10.0.0.11 Down: Https: status 500, want 200")
+	if n := first.asked.Load(); n != 2 {
+		t.Errorf("down after %d failures", n)
+	}
+	if by, failed := b.served(b.insider, frontIP); failed > 0 || by[firstBackend] > 0 {
+		t.Errorf("down: %v, %d failed", by, failed)
+	}
+	told := false
+	for line := range strings.Lines(b.daemon.Process().Output()) {
+		told = told || strings.Contains(line, "backend health") && strings.Contains(line, "healthy=false") &&
+			strings.Contains(line, "|10.0.0.11") && strings.Contains(line, "Https: status 500, want 200")
+	}
+	if !told {
+		t.Errorf("the log does not tell:\n%s", b.daemon.Process().Output())
+	}
+}
+
+// A service offers the rules of several frontends at one address. Its backends are in the pool by what their network
+// interfaces say.
+func TestLB_TwoFrontendsBackendsByNIC_OneServiceOffersBoth(t *testing.T) {
+	t.Parallel()
+	b := newBalanced(t)
+	nic := func(name, ip, pools string) {
+		b.apply(`
+type: Microsoft.Network/networkInterfaces
+name: ` + name + `
+location: local
+properties:
+  ipConfigurations: [{name: ipconfig, properties: {privateIPAddress: ` + ip + `, privateIPAllocationMethod: Static, subnet: {id: virtualNetworks/datacenter/subnets/servers},
+    loadBalancerBackendAddressPools: [` + pools + `]}}]
+`)
+	}
+	const joined = "{id: loadBalancers/two/backendAddressPools/backends}"
+	b.must("lb create two --vnet datacenter --subnet servers --frontend a --frontend b --rule a/tcp:7000 --rule b/tcp:7001:7000")
+	nic("first", firstBackend, joined)
+	var made struct{ ID string }
+	read(t, b.must("service create shop --lb two --frontend a --frontend b --nat-subnet servers --nat-ip-count 1 --visibility * --auto-approval * -o json"), &made)
+	b.must("endpoint create to-shop --vnet home --subnet default --ip 10.0.1.10 --service " + made.ID)
+	serve := func(want ...string) {
+		t.Helper()
+		for _, at := range []string{"10.0.1.10:7000", "10.0.1.10:7001"} {
+			b.Wait("those who serve "+at, 20*time.Second, func() error {
+				by, failed := b.served(b.consumer, at)
+				if got := names(by); failed > 0 || !slices.Equal(got, want) {
+					return fmt.Errorf("%v, %d failed", by, failed)
+				}
+				return nil
+			})
+		}
+	}
+	serve(firstBackend)
+	nic("second", secondBackend, joined)
+	serve(firstBackend, secondBackend)
+	nic("first", firstBackend, "")
+	serve(secondBackend)
+	if _, _, err := b.dial(b.consumer, "tcp4", "10.0.1.10:7002"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a port without a rule: %v", err)
+	}
+}
+
+func names(by map[string]int) (list []string) {
+	for name := range by {
+		list = append(list, name)
+	}
+	slices.Sort(list)
+	return list
 }
 
 func TestLB_AdminStateDown_TCPStaysThenIsReset(t *testing.T) {
