@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,6 +100,46 @@ func TestProber_ThousandChecks_EachOncePerIntervalAndSpread(t *testing.T) {
 		}
 		if most := w.most.Load(); most > MaxAtOnce {
 			t.Errorf("%d probes at once", most)
+		}
+	})
+}
+
+// Checks that begin together, as those of one load balancer do, do not stay together: a node's probes would hit its backends, and
+// use its processor, all in one moment of each interval.
+func TestProber_BegunTogether_DriftApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		p := startProber(t, w)
+		const interval, parts = 5 * time.Second, 10
+		var moments []time.Time
+		dial := p.dial
+		p.dial = func(ctx context.Context, to inner.Destination) (Conn, error) {
+			w.mu.Lock()
+			moments = append(moments, time.Now())
+			w.mu.Unlock()
+			return dial(ctx, to)
+		}
+		p.Set(checks(500, interval))
+		fullest := func() (most, all int) {
+			time.Sleep(time.Until(time.Now().Truncate(interval).Add(interval)))
+			w.mu.Lock()
+			moments = nil
+			w.mu.Unlock()
+			time.Sleep(interval)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			var of [parts + 1]int
+			for _, at := range moments {
+				of[at.Sub(at.Truncate(interval))*parts/interval]++
+			}
+			return slices.Max(of[:]), len(moments)
+		}
+		if most, all := fullest(); most < all/3 {
+			t.Fatalf("%d of %d probes in a tenth of the first interval: they did not begin together", most, all)
+		}
+		time.Sleep(20 * time.Minute)
+		if most, all := fullest(); most > all/5 || all < 400 {
+			t.Errorf("%d of %d probes in a tenth of the interval, 20 minutes later", most, all)
 		}
 	})
 }
