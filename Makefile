@@ -34,7 +34,7 @@ FUZZ_PACKETS ?= 200000
 FUZZ_SEED    ?= 1
 
 .DEFAULT_GOAL := build
-.PHONY: help build generate verify lint format test check-crash check-hostile check-lb check-proxy check-proxy-quick check-scale check-sdk demo fuzz fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
+.PHONY: help build generate verify lint format test check-crash check-hostile check-lb check-proxy check-proxy-quick check-scale check-sdk demo fuzz fuzz-json fuzz-mutants bench bench-quick test-kernels chaos lab-clean clean
 # A recipe that fails half way must not leave a file that looks finished.
 .DELETE_ON_ERROR:
 
@@ -117,6 +117,13 @@ fuzz: ## FUZZ_PACKETS random packets through programs and model, from FUZZ_SEED 
 fuzz-mutants: ## every fault that can be compiled in must be found within 200,000 packets (root)
 	@mkdir -p bin && go build -o bin/fuzz ./scripts/fuzz
 	@bin/fuzz -mutants -packets 200000 -seed $(FUZZ_SEED)
+
+# What it finds stands in testdata/fuzz of the package then, and fails every run of the tests from there on.
+FUZZ_JSON_SECONDS ?= 60
+fuzz-json: ## any JSON at decoder, control plane and every route, FUZZ_JSON_SECONDS each: nothing panics, nothing half-applies
+	go test ./pkg/api -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZ_JSON_SECONDS)s
+	go test ./pkg/control -run '^$$' -fuzz FuzzPut -fuzztime $(FUZZ_JSON_SECONDS)s
+	go test ./pkg/server -run '^$$' -fuzz FuzzWrite -fuzztime $(FUZZ_JSON_SECONDS)s
 
 # Faults one after the other while mixed traffic runs; the last line says what was lost. A seed repeats an order.
 CHAOS_SECONDS ?= 120
