@@ -31,6 +31,15 @@ func ProxyPath(ctx context.Context, net *lab.Lab, p Progress, r *Report, cpu, ro
 			listen: netip.AddrPortFrom(firstServer, backendPort), target: l.target, header: f.Translation() != nil,
 		}})
 	}
+	var fresh float64
+	for _, f := range forwarders {
+		if s, ok := f.(*Splice); ok {
+			var err error
+			if fresh, err = s.residentBytes(); err != nil {
+				return err
+			}
+		}
+	}
 	for round := range rounds {
 		for i := range lanes {
 			l := lanes[(i+round)%len(lanes)]
@@ -46,7 +55,7 @@ func ProxyPath(ctx context.Context, net *lab.Lab, p Progress, r *Report, cpu, ro
 		if !ok {
 			continue
 		}
-		bytes, err := s.idle(ctx, l, p, idle)
+		bytes, err := s.idle(ctx, l, p, fresh, idle)
 		if err != nil {
 			return err
 		}

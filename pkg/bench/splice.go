@@ -145,8 +145,9 @@ func (s *Splice) residentBytes() (float64, error) {
 	return pages * float64(os.Getpagesize()), err
 }
 
-// idle opens connections through the splice, lets them be, and returns what each adds to the process.
-func (s *Splice) idle(ctx context.Context, l *proxyLane, p Progress, connections int) (float64, error) {
+// idle opens connections through the splice, lets them be, and returns what each adds to the process: to
+// the `fresh` bytes that it had before its first, or to what it has now, whichever is less.
+func (s *Splice) idle(ctx context.Context, l *proxyLane, p Progress, fresh float64, connections int) (float64, error) {
 	before, err := s.residentBytes()
 	if err != nil {
 		return 0, err
@@ -193,5 +194,5 @@ func (s *Splice) idle(ctx context.Context, l *proxyLane, p Progress, connections
 		}
 	}
 	after, err := s.residentBytes()
-	return (after - before) / float64(connections), err
+	return (after - min(fresh, before)) / float64(connections), err
 }

@@ -29,6 +29,10 @@ func Sweep(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report,
 		return err
 	}
 	defer func() { _ = ours.Close() }()
+	p.Step("sweep: verifying %s flows", count(flows))
+	if err := ours.Open(flows); err != nil {
+		return err
+	}
 	// The kernel goes on forwarding; nobody else sweeps from here on.
 	if err := privlink.plane.Close(); err != nil {
 		return err
