@@ -16,6 +16,11 @@ func serve(address, name string) error {
 	if err != nil {
 		return err
 	}
+	return serveOn(listener, name)
+}
+
+// serveOn serves until the listener is closed.
+func serveOn(listener net.Listener, name string) error {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {

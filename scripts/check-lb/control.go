@@ -16,25 +16,57 @@ import (
 // perSubscription is how many services each of two subscriptions has: one may not have all.
 const perSubscription = manyServices / 2
 
-// throughDaemon is how much longer than promised the daemon's processor time may be on a machine whose other work takes its
-// caches. What is printed is what it was.
-const throughDaemon = 2
-
-// crowd is a daemon with many services or a large pool.
+// crowd is a daemon with many services or a large pool. Each of its networks has a machine with all addresses of backends, which
+// serves port 80 of each, and the first has a client.
 type crowd struct {
+	name   string
 	daemon *lab.Daemon
 	api    *client.Client
+	client *lab.Namespace
 }
 
-func newCrowd(ctx context.Context, l *lab.Lab, name string) (*crowd, error) {
+func newCrowd(ctx context.Context, l *lab.Lab, name string, networks int) (*crowd, error) {
 	gateway := l.Namespace(name)
-	if err := manyAddresses(ctx, l, gateway, name+"-vm"); err != nil {
-		return nil, err
+	c := &crowd{name: name}
+	for n := range networks {
+		backends, err := manyAddresses(ctx, l, gateway, fmt.Sprint(name, "-vm", n))
+		if err != nil {
+			return nil, err
+		}
+		listener, err := backends.Listen("tcp4", ":80")
+		if err != nil {
+			return nil, err
+		}
+		l.OnClose(func() { listener.Close() })
+		go serveOn(listener, "backend") // until it is closed
 	}
-	c := &crowd{daemon: gateway.Daemon(ctx, lab.DaemonOptions{Binary: l.Build(ctx, "./cmd/privlink")})}
+	c.client = l.VM(gateway, name+"-in", "10.0.0.5/8", lab.VethOptions{})
+	c.daemon = gateway.Daemon(ctx, lab.DaemonOptions{Binary: l.Build(ctx, "./cmd/privlink")})
 	var err error
 	c.api, err = client.New(client.Options{Socket: c.daemon.Socket})
 	return c, err
+}
+
+// network is the document of one of its networks.
+func (c *crowd) network(n int) string {
+	interfaces := fmt.Sprintf("{interface: %s-vm%d, mode: tc}", c.name, n)
+	if n == 0 {
+		interfaces += fmt.Sprintf(", {interface: %s-in, mode: tc}", c.name)
+	}
+	return strings.NewReplacer("SUBSCRIPTION", fmt.Sprint("provider", n), "INTERFACES", interfaces).Replace(network)
+}
+
+// balancer makes a load balancer of provider n, with one frontend, whose pool has many addresses, and waits until all of them
+// are found. It returns the frontend's address.
+func (c *crowd) balancer(ctx context.Context, n int, name string, backends int) (id api.ID, at string, err error) {
+	if id, err = api.ParseID("loadBalancers/"+name, api.ID{Subscription: fmt.Sprint("provider", n), ResourceGroup: "default"}); err != nil {
+		return id, "", err
+	}
+	made, err := client.Put[api.LoadBalancer](ctx, c.api, id, largeBalancer(name, backends, false), client.Conditions{})
+	if err != nil {
+		return id, "", err
+	}
+	return id, made.Properties.FrontendIPConfigurations[0].Properties.PrivateIPAddress + ":80", c.resolved(ctx, id, backends)
 }
 
 func (c *crowd) close() {
@@ -66,19 +98,37 @@ location: local
 properties:
   addressSpace: {addressPrefixes: [10.0.0.0/8]}
   subnets: [{name: fronts, properties: {addressPrefix: 10.8.0.0/16}}, {name: backs, properties: {addressPrefix: 10.9.0.0/16}}]
+  attachments: [INTERFACES]
 `
 
 // daemonServices writes many services with backends of their own as one batch of resources for each of two
-// subscriptions, and times until the kernel has them: API, store, compile and apply.
+// subscriptions, and times until the kernel has them: API, store, compile and apply, with every table, as the backends' MACs
+// are known. A load balancer that is there before carries traffic meanwhile.
 func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
-	c, err := newCrowd(ctx, l, "crowd")
+	const subscriptions = 2
+	c, err := newCrowd(ctx, l, "crowd", subscriptions)
 	if err != nil {
 		return "", err
 	}
 	defer c.close()
 	var texts []string
-	for s := range 2 {
-		texts = append(texts, serviceDocuments(s))
+	var first string
+	for n := range subscriptions {
+		if _, err := c.daemon.CLIInput(ctx, c.network(n), "apply", "-f", "-"); err != nil {
+			return "", err
+		}
+		_, at, err := c.balancer(ctx, n, "known", distinct)
+		if err != nil {
+			return "", err
+		}
+		if n == 0 {
+			first = at
+		}
+		texts = append(texts, serviceDocuments(n))
+	}
+	traffic, err := talk(ctx, c.client, first)
+	if err != nil {
+		return "", err
 	}
 	watch, err := start(c.daemon.Process().PID())
 	if err != nil {
@@ -92,13 +142,32 @@ func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 	if err := errors.Join(c.applied(ctx, time.Minute), watch.stop()); err != nil {
 		return "", err
 	}
-	return joined(fmt.Sprintf("from the documents to the kernel %v", watch), watch.under(throughDaemon*allServices, time.Minute))
+	carried, lost := traffic.end()
+	return joined(fmt.Sprintf("from the documents to the kernel %v; %s", series{watch}, carried),
+		errors.Join(series{watch}.under(allServices), lost, c.served(ctx)))
 }
 
-// serviceDocuments are a network, its load balancers and a service for each frontend of one subscription.
+// served asks a new load balancer, whose table then has its backends.
+func (c *crowd) served(ctx context.Context) error {
+	id, err := api.ParseID("loadBalancers/lb0", api.ID{Subscription: "provider0", ResourceGroup: "default"})
+	if err != nil {
+		return err
+	}
+	lb, err := client.Get[api.LoadBalancer](ctx, c.api, id)
+	if err != nil {
+		return err
+	}
+	traffic, err := talk(ctx, c.client, lb.Properties.FrontendIPConfigurations[0].Properties.PrivateIPAddress+":80")
+	if err != nil {
+		return fmt.Errorf("ask a new load balancer: %w", err)
+	}
+	traffic.stop()
+	return nil
+}
+
+// serviceDocuments are load balancers and a service for each frontend of one subscription.
 func serviceDocuments(subscription int) string {
 	var b strings.Builder
-	b.WriteString(strings.ReplaceAll(network, "SUBSCRIPTION", fmt.Sprint("provider", subscription)))
 	for lb := range (perSubscription + api.MaxServicesPerLoadBalancer - 1) / api.MaxServicesPerLoadBalancer {
 		var fronts, pools, rules, services strings.Builder
 		for i := range min(api.MaxServicesPerLoadBalancer, perSubscription-lb*api.MaxServicesPerLoadBalancer) {
@@ -139,57 +208,27 @@ properties:
 }
 
 // daemonChange writes a load balancer whose pool is large, with one backend changed each time, and times until the kernel
-// has it.
+// has it. It carries traffic meanwhile.
 func daemonChange(ctx context.Context, l *lab.Lab) (note string, err error) {
-	c, err := newCrowd(ctx, l, "pool")
+	c, err := newCrowd(ctx, l, "pool", 1)
 	if err != nil {
 		return "", err
 	}
 	defer c.close()
-	attached := strings.ReplaceAll(network, "SUBSCRIPTION", "provider") + "  attachments: [{interface: pool-vm, mode: tc}]\n"
-	if _, err := c.daemon.CLIInput(ctx, attached, "apply", "-f", "-"); err != nil {
+	if _, err := c.daemon.CLIInput(ctx, c.network(0), "apply", "-f", "-"); err != nil {
 		return "", err
 	}
-	in := api.ID{Subscription: "provider", ResourceGroup: "default"}
-	id, err := api.ParseID("loadBalancers/large", in)
+	id, at, err := c.balancer(ctx, 0, "large", manyBackends)
 	if err != nil {
 		return "", err
 	}
-	document := func(down bool) *api.LoadBalancer {
-		lb := &api.LoadBalancer{SKU: &api.SKU{Name: "Standard"}}
-		lb.Location = "local"
-		front := api.FrontendIPConfiguration{}
-		front.Name = "front"
-		front.Properties.Subnet = &api.SubResource{ID: "virtualNetworks/datacenter/subnets/fronts"}
-		pool := api.BackendAddressPool{}
-		pool.Name = "pool"
-		for i := range manyBackends {
-			m := api.BackendAddress{Name: fmt.Sprint("m", i)}
-			m.Properties.IPAddress = backendAddr(i).String()
-			if down && i == manyBackends/2 {
-				m.Properties.AdminState = api.AdminDown
-			}
-			pool.Properties.LoadBalancerBackendAddresses = append(pool.Properties.LoadBalancerBackendAddresses, m)
-		}
-		rule := api.LoadBalancingRule{}
-		rule.Name = "rule"
-		rule.Properties = api.LoadBalancingRuleProperties{Protocol: api.TransportTCP, FrontendPort: 80,
-			FrontendIPConfiguration: &api.SubResource{ID: "loadBalancers/large/frontendIPConfigurations/front"},
-			BackendAddressPool:      &api.SubResource{ID: "loadBalancers/large/backendAddressPools/pool"}}
-		lb.Properties.FrontendIPConfigurations = []api.FrontendIPConfiguration{front}
-		lb.Properties.BackendAddressPools = []api.BackendAddressPool{pool}
-		lb.Properties.LoadBalancingRules = []api.LoadBalancingRule{rule}
-		return lb
-	}
-	if _, err := client.Put[api.LoadBalancer](ctx, c.api, id, document(false), client.Conditions{}); err != nil {
-		return "", err
-	}
-	if err := c.resolved(ctx, id); err != nil {
+	traffic, err := talk(ctx, c.client, at)
+	if err != nil {
 		return "", err
 	}
 	var all series
 	for i := range rounds {
-		body := document(i%2 == 0)
+		body := largeBalancer("large", manyBackends, i%2 == 0)
 		watch, err := start(c.daemon.Process().PID())
 		if err != nil {
 			return "", err
@@ -202,12 +241,41 @@ func daemonChange(ctx context.Context, l *lab.Lab) (note string, err error) {
 		}
 		all = append(all, watch)
 	}
-	return joined(all.String(), all.median().under(throughDaemon*oneBackend, 2*time.Second))
+	carried, lost := traffic.end()
+	return joined(fmt.Sprintf("%v; %s", all, carried), errors.Join(all.under(oneBackend), lost))
 }
 
-// resolved waits until every backend of the large pool is up.
-func (c *crowd) resolved(ctx context.Context, lb api.ID) error {
-	return lab.Poll(30*time.Second, func() error {
+// largeBalancer has one frontend, whose port 80 goes to many backends, one of which may be down.
+func largeBalancer(name string, backends int, down bool) *api.LoadBalancer {
+	lb := &api.LoadBalancer{SKU: &api.SKU{Name: "Standard"}}
+	lb.Location = "local"
+	front := api.FrontendIPConfiguration{}
+	front.Name = "front"
+	front.Properties.Subnet = &api.SubResource{ID: "virtualNetworks/datacenter/subnets/fronts"}
+	pool := api.BackendAddressPool{}
+	pool.Name = "pool"
+	for i := range backends {
+		m := api.BackendAddress{Name: fmt.Sprint("m", i)}
+		m.Properties.IPAddress = backendAddr(i).String()
+		if down && i == backends/2 {
+			m.Properties.AdminState = api.AdminDown
+		}
+		pool.Properties.LoadBalancerBackendAddresses = append(pool.Properties.LoadBalancerBackendAddresses, m)
+	}
+	rule := api.LoadBalancingRule{}
+	rule.Name = "rule"
+	rule.Properties = api.LoadBalancingRuleProperties{Protocol: api.TransportTCP, FrontendPort: 80,
+		FrontendIPConfiguration: &api.SubResource{ID: "loadBalancers/" + name + "/frontendIPConfigurations/front"},
+		BackendAddressPool:      &api.SubResource{ID: "loadBalancers/" + name + "/backendAddressPools/pool"}}
+	lb.Properties.FrontendIPConfigurations = []api.FrontendIPConfiguration{front}
+	lb.Properties.BackendAddressPools = []api.BackendAddressPool{pool}
+	lb.Properties.LoadBalancingRules = []api.LoadBalancingRule{rule}
+	return lb
+}
+
+// resolved waits until all backends of a load balancer are up.
+func (c *crowd) resolved(ctx context.Context, lb api.ID, backends int) error {
+	return lab.Poll(time.Minute, func() error {
 		list, err := client.List[api.BackendHealth](ctx, c.api, client.Path(lb)+"/backendHealth", nil)
 		if err != nil {
 			return err
@@ -218,8 +286,8 @@ func (c *crowd) resolved(ctx context.Context, lb api.ID) error {
 				up++
 			}
 		}
-		if up != manyBackends {
-			return fmt.Errorf("wait for the backends: %d of %d are up", up, manyBackends)
+		if up != backends {
+			return fmt.Errorf("wait for the backends: %d of %d are up", up, backends)
 		}
 		return nil
 	})

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,19 +15,51 @@ import (
 )
 
 const (
-	// detection is how long a dead backend may get new connections: until its next probe, and a second for
-	// asking, compiling and the kernel.
-	detection = interval + time.Second
 	// perSecond is how many connections begin in a second.
 	perSecond = 200
 	// enough is how many backends are up at least while another is killed: one that flaps is held down.
 	enough = 4
+	// answered is how long a connection that nothing happens to may be without its first answer, so that it may be one of a
+	// death's victims if it began so much before.
+	answered = time.Second
 )
 
-// death is one kill of a backend.
+// death is one end of a backend.
 type death struct {
 	backend string
 	at      time.Time
+	// silent says that its machine went: whoever asks it gets no answer, and its probe must wait until its time is over.
+	silent bool
+	up     int // backends that took connections, this one included
+}
+
+// detection is how long a dead backend may get new connections: until its next probe, for a silent one until that one's
+// timeout, and a second for asking, compiling and the kernel.
+func (d death) detection() time.Duration {
+	if d.silent {
+		return 2*interval + time.Second
+	}
+	return interval + time.Second
+}
+
+// bound is how many new connections may fail of it: its share of those that begin until it is detected, and four standard
+// deviations.
+func (d death) bound() int {
+	mean := perSecond * (d.detection() + answered).Seconds() / float64(d.up)
+	return int(mean + 4*math.Sqrt(mean))
+}
+
+// has says whether a connection that began at a time may have failed of it. Deaths are so far apart that only one has it.
+func (d death) has(from time.Time) bool {
+	return !from.Before(d.at.Add(-answered)) && from.Before(d.at.Add(d.detection()))
+}
+
+// what names its kind.
+func (d death) what() string {
+	if d.silent {
+		return "silent machine"
+	}
+	return "killed process"
 }
 
 // unanswered is a connection that failed before its first answer, broken one that failed afterwards.
@@ -124,7 +158,8 @@ func (w *world) connection(ctx context.Context, book *ledger, life time.Duration
 	}
 }
 
-// deaths kills and restarts backends until a time and leaves all running.
+// deaths kills and restarts backends until a time and leaves all running. Every third, the first included, is a whole
+// machine that falls silent. A death is detected before the next one.
 func (w *world) deaths(ctx context.Context, random *rand.Rand, until time.Time) ([]death, error) {
 	var all []death
 	back := map[*machine]time.Time{} // who is dead, until when
@@ -133,12 +168,15 @@ func (w *world) deaths(ctx context.Context, random *rand.Rand, until time.Time) 
 			if at.After(due) {
 				continue
 			}
-			if err := m.start(ctx); err != nil {
+			if err := m.revive(ctx); err != nil {
 				return err
 			}
 			delete(back, m)
 		}
 		return nil
+	}
+	some := func(least, more time.Duration) time.Duration {
+		return least + time.Duration(random.Int64N(int64(more)))
 	}
 	next := time.Now().Add(time.Second)
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -161,7 +199,7 @@ func (w *world) deaths(ctx context.Context, random *rand.Rand, until time.Time) 
 		}
 		var up []*machine
 		for _, m := range w.machines[:poolSize] {
-			if m.process != nil && health[m.ip].State == api.BackendUp {
+			if _, dead := back[m]; !dead && health[m.ip].State == api.BackendUp {
 				up = append(up, m)
 			}
 		}
@@ -170,35 +208,36 @@ func (w *world) deaths(ctx context.Context, random *rand.Rand, until time.Time) 
 		}
 		m := up[random.IntN(len(up))]
 		// Before, not after: what fails from here on may have failed of it.
-		all = append(all, death{m.name, time.Now()})
-		m.kill()
-		back[m] = time.Now().Add(time.Second + time.Duration(random.Int64N(int64(10*time.Second))))
-		next = time.Now().Add(4*time.Second + time.Duration(random.Int64N(int64(6*time.Second))))
+		d := death{backend: m.name, at: time.Now(), silent: len(all)%3 == 0, up: len(up)}
+		all = append(all, d)
+		if d.silent {
+			if err := m.silence(ctx); err != nil {
+				return nil, err
+			}
+			// Longer than anybody waits: a connection that came back with it would not show that it was lost.
+			back[m] = d.at.Add(some(d.detection()+patience, 2*time.Second))
+		} else {
+			m.kill()
+			back[m] = d.at.Add(some(time.Second, 10*time.Second))
+		}
+		next = d.at.Add(some(d.detection()+2*answered, 3*time.Second))
 	}
 	return all, restart(until.Add(time.Hour))
 }
 
-// judge says how many connections failed, and fails for those that had no reason to.
+// judge says how many connections failed, and fails for those that had no reason to and for more than one death explains.
 func (b *ledger) judge(deaths []death) (string, error) {
 	var errs []string
-	late := time.Duration(0) // the latest new connection that failed, after the death before it
+	victims := make([]int, len(deaths))
+	late := make(map[bool]time.Duration) // the latest new connection that failed after its death, by kind
 	for _, u := range b.unanswered {
-		excused := false
-		for _, d := range deaths {
-			if !u.to.Before(d.at) && u.from.Before(d.at.Add(detection)) {
-				excused = true
-			}
-		}
-		if !excused {
+		i := slices.IndexFunc(deaths, func(d death) bool { return d.has(u.from) && !u.to.Before(d.at) })
+		if i < 0 {
 			errs = append(errs, fmt.Sprintf("a new connection failed outside of every detection time, after %v: %v", u.to.Sub(u.from).Round(time.Millisecond), u.err))
 			continue
 		}
-		for i := len(deaths) - 1; i >= 0; i-- {
-			if after := u.from.Sub(deaths[i].at); after >= 0 {
-				late = max(late, after)
-				break
-			}
-		}
+		victims[i]++
+		late[deaths[i].silent] = max(late[deaths[i].silent], u.from.Sub(deaths[i].at))
 	}
 	lost := 0
 	for _, x := range b.broken {
@@ -213,11 +252,23 @@ func (b *ledger) judge(deaths []death) (string, error) {
 			errs = append(errs, fmt.Sprintf("a connection to %s, which was alive, broke: %v", x.backend, x.err))
 		}
 	}
-	note := fmt.Sprintf("%d kills, %d connections, %d requests; on living backends %d lost; %d ended with their backend; "+
-		"%d new ones failed, the last %v after a kill (detection time %v)", len(deaths), b.connections, b.requests, lost, len(b.broken)-lost,
-		len(b.unanswered), late.Round(time.Millisecond), detection)
-	if len(deaths) == 0 {
-		errs = append(errs, "nobody was killed")
+	note := fmt.Sprintf("%d connections, %d requests; on living backends %d lost; %d ended with their backend", b.connections, b.requests, lost, len(b.broken)-lost)
+	for _, silent := range []bool{false, true} {
+		count, failed, most, kind := 0, 0, 0, death{silent: silent}
+		for i, d := range deaths {
+			if d.silent != silent {
+				continue
+			}
+			count, failed, most = count+1, failed+victims[i], max(most, victims[i])
+			if victims[i] > d.bound() {
+				errs = append(errs, fmt.Sprintf("%d new connections failed after a %s, of %d backends that were up: %d at most", victims[i], d.what(), d.up, d.bound()))
+			}
+		}
+		if count == 0 {
+			errs = append(errs, fmt.Sprintf("no %s", kind.what()))
+		}
+		note += fmt.Sprintf("; %s, %d times: %d new ones failed, %d at most of one, the last after %v (detection time %v)",
+			kind.what(), count, failed, most, late[silent].Round(time.Millisecond), kind.detection())
 	}
 	if len(errs) > 0 {
 		return note, errors.New(strings.Join(errs[:min(len(errs), 5)], "; "))

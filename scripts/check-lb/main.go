@@ -2,7 +2,7 @@
 // thousand services and a pool of a thousand backends programmed in time, and the rolling replacement of a whole
 // pool. It prints one line per check and ends with "rolling replacement: R requests, F failed". It needs root.
 //
-// CHECK_LB_SECONDS is how long backends are killed: 120, or 20 where CI=true. CHECK_LB_SEED repeats an order of kills.
+// CHECK_LB_SECONDS is how long backends are killed: 120, or 30 where CI=true. CHECK_LB_SEED repeats an order of kills.
 // CHECK_LB_ONLY is a regular expression: checks whose names it does not match are left out.
 package main
 
@@ -46,6 +46,9 @@ func main() {
 	}
 }
 
+// leastKilling holds a death of each kind, and their victims.
+const leastKilling = 30 * time.Second
+
 // options of a run.
 type options struct {
 	killing time.Duration // how long backends are killed
@@ -56,12 +59,12 @@ type options struct {
 func readOptions(getenv func(string) string) (options, error) {
 	o := options{killing: 2 * time.Minute, seed: uint64(time.Now().UnixNano())}
 	if getenv("CI") == "true" {
-		o.killing = 20 * time.Second
+		o.killing = leastKilling
 	}
 	if text := getenv("CHECK_LB_SECONDS"); text != "" {
 		seconds, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || seconds == 0 {
-			return o, fmt.Errorf("CHECK_LB_SECONDS: %q is no number of seconds, 1..65535", text)
+		if err != nil || time.Duration(seconds)*time.Second < leastKilling {
+			return o, fmt.Errorf("CHECK_LB_SECONDS: %q is no number of seconds, 30..65535: less does not hold a death of each kind", text)
 		}
 		o.killing = time.Duration(seconds) * time.Second
 	}

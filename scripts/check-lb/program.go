@@ -33,7 +33,7 @@ type kernelRig struct {
 
 func newKernelRig(l *lab.Lab, name string) (*kernelRig, error) {
 	gateway := l.Namespace(name)
-	if err := manyAddresses(context.Background(), l, gateway, name+"-vm"); err != nil {
+	if _, err := manyAddresses(context.Background(), l, gateway, name+"-vm"); err != nil {
 		return nil, err
 	}
 	quiet := logrus.New()
@@ -49,10 +49,10 @@ func newKernelRig(l *lab.Lab, name string) (*kernelRig, error) {
 }
 
 // manyAddresses makes a machine, and an interface of the gateway with its name, that answers ARP for all of 10.9.0.0/16.
-func manyAddresses(ctx context.Context, l *lab.Lab, gateway *lab.Namespace, name string) error {
+func manyAddresses(ctx context.Context, l *lab.Lab, gateway *lab.Namespace, name string) (*lab.Namespace, error) {
 	provider := l.VM(gateway, name, "10.0.0.4/8", lab.VethOptions{})
 	_, err := provider.Run(ctx, "ip", "route", "add", "local", "10.9.0.0/16", "dev", "lo")
-	return err
+	return provider, err
 }
 
 // backendAddr is the n-th address of 10.9.0.0/16.
@@ -128,7 +128,7 @@ func programServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 		return "", err
 	}
 	return joined(fmt.Sprintf("Apply into an empty kernel %v; all rules anew with their tables %v", first, again),
-		errors.Join(first.under(allServices, 10*time.Second), again.under(allServices, 10*time.Second)))
+		errors.Join(series{first}.under(allServices), series{again}.under(allServices)))
 }
 
 // changeBackend takes one backend of a large pool out and in again.
@@ -160,55 +160,5 @@ func changeBackend(ctx context.Context, l *lab.Lab) (note string, err error) {
 		}
 		all = append(all, one)
 	}
-	return joined(all.String(), all.median().under(oneBackend, time.Second/2))
-}
-
-// stopwatch measures how long something takes and what it costs a process. A promise is of a machine that has
-// nothing else to do; of one that has, the processor time says the same.
-type stopwatch struct {
-	began       time.Time
-	process     int // 0 = this
-	wall, spent time.Duration
-}
-
-func start(process int) (stopwatch, error) {
-	spent, err := lab.ProcessorTime(process)
-	return stopwatch{began: time.Now(), process: process, spent: spent}, err
-}
-
-func (s *stopwatch) stop() error {
-	s.wall = time.Since(s.began)
-	now, err := lab.ProcessorTime(s.process)
-	s.spent = now - s.spent
-	return err
-}
-
-// took is the shorter of both: a machine with two processors may spend more than the time that passes.
-func (s stopwatch) took() time.Duration { return min(s.wall, s.spent) }
-
-// under fails above a limit. Waiting costs no processor time, so that there is a bound on what passes, too.
-func (s stopwatch) under(limit, passed time.Duration) error {
-	if s.took() > limit || s.wall > passed {
-		return fmt.Errorf("%v is longer than %v, or %v with other work on the machine", s, limit, passed)
-	}
-	return nil
-}
-
-func (s stopwatch) String() string {
-	return fmt.Sprintf("%v (processor %v)", rounded(s.wall), rounded(s.spent))
-}
-
-func rounded(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
-
-// series are several of the same.
-type series []stopwatch
-
-func (s series) median() stopwatch {
-	sorted := slices.SortedFunc(slices.Values(s), func(a, b stopwatch) int { return int(a.took() - b.took()) })
-	return sorted[len(sorted)/2]
-}
-
-func (s series) String() string {
-	byWall := slices.SortedFunc(slices.Values(s), func(a, b stopwatch) int { return int(a.wall - b.wall) })
-	return fmt.Sprintf("median of %d: %v, shortest %v, longest %v", len(s), s.median(), byWall[0], byWall[len(byWall)-1])
+	return joined(all.String(), all.under(oneBackend))
 }

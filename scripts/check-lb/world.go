@@ -61,6 +61,22 @@ func (m *machine) kill() {
 	m.process = nil
 }
 
+// silence lets nothing answer for the machine any more, as if its power were off behind a switch: it has no address. (A link that
+// goes down is noticed by its carrier, at once.)
+func (m *machine) silence(ctx context.Context) error {
+	_, err := m.Run(ctx, "ip", "address", "del", m.ip+"/16", "dev", "eth0")
+	return err
+}
+
+// revive ends what kill or silence did.
+func (m *machine) revive(ctx context.Context) error {
+	if m.process == nil {
+		return m.start(ctx)
+	}
+	_, err := m.Run(ctx, "ip", "address", "add", m.ip+"/16", "dev", "eth0")
+	return err
+}
+
 func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 	gateway := l.Namespace("gateway")
 	w := &world{lab: l, consumer: l.VM(gateway, "home", "10.0.1.4/16", lab.VethOptions{})}
