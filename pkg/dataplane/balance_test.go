@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/splice"
 )
 
 // balancing is a gateway with a pool of 8 backends, all of them one machine, each of which answers with its address and
 // port; and a client.
 type balancing struct {
 	*gateway
-	client *lab.Namespace
+	client, provider *lab.Namespace
 }
 
 // newBalancing offers 10.0.1.10: port 80 by the whole tuple, 81 by the source, 82 by source and protocol, and at
@@ -28,7 +29,7 @@ func newBalancing(t *testing.T, first ...RuleSet) *balancing {
 	if _, err := provider.Run(t.Context(), "ip", "route", "add", "local", "10.0.64.0/24", "dev", "lo"); err != nil {
 		t.Fatal(err)
 	}
-	b := &balancing{g, consumer}
+	b := &balancing{g, consumer, provider}
 	for _, port := range []string{"8080", "9090"} {
 		b.name(provider, port)
 	}
@@ -85,6 +86,52 @@ func (b *balancing) name(n *lab.Namespace, port string) {
 	}()
 }
 
+// nameUDP does the same for datagrams: there is a socket for each backend's address.
+func (b *balancing) nameUDP(port string) {
+	b.t.Helper()
+	for _, target := range b.d.state.RuleSets[0].Rules[0].Targets {
+		c, err := b.provider.ListenPacket("udp4", target.Addr.String()+":"+port)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		b.t.Cleanup(func() { c.Close() })
+		go func() {
+			for buffer := make([]byte, 64); ; {
+				_, from, err := c.ReadFrom(buffer)
+				if err != nil {
+					return
+				}
+				_, _ = c.WriteTo([]byte(c.LocalAddr().String()+"\n"), from) // a lost answer is missed
+			}
+		}()
+	}
+}
+
+// who asks from an address of a client and returns who answered.
+func (b *balancing) who(n *lab.Namespace, network, from, to string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := n.Dial(ctx, network, from, to)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return "", err
+	}
+	if network == "udp4" {
+		if _, err := c.Write([]byte("who?")); err != nil {
+			return "", err
+		}
+	}
+	answer := make([]byte, 64)
+	length, err := c.Read(answer)
+	if err != nil {
+		return "", fmt.Errorf("from %s to %s: %w", from, to, err)
+	}
+	return strings.TrimSpace(string(answer[:length])), nil
+}
+
 // ask connects from a port, 0 for any, and returns who answered.
 func (b *balancing) ask(from int, to string) string {
 	b.t.Helper()
@@ -92,22 +139,11 @@ func (b *balancing) ask(from int, to string) string {
 	if from != 0 {
 		local = fmt.Sprintf("10.0.1.4:%d", from)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	c, err := b.client.Dial(ctx, "tcp4", local, to)
+	who, err := b.who(b.client, "tcp4", local, to)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		b.t.Fatal(err)
-	}
-	answer := make([]byte, 64)
-	n, err := c.Read(answer)
-	if err != nil {
-		b.t.Fatalf("from port %d to %s: %v", from, to, err)
-	}
-	return strings.TrimSpace(string(answer[:n]))
+	return who
 }
 
 // answers are those from 32 ports, which are others for each port asked.
@@ -155,6 +191,88 @@ func TestBalance_Distributions_AreAsStableAsTheySay(t *testing.T) {
 	host, _, _ := net.SplitHostPort(first)
 	if first != host+":8080" || second != host+":9090" {
 		t.Errorf("every port: %s and %s", first, second)
+	}
+}
+
+// By the source alone, a client's TCP and UDP go to one backend; with the protocol they need not. Two consumers with the same
+// addresses are two sources: the link is part of the choice.
+func TestBalance_BySource_ProtocolsTogetherAndLinksApart(t *testing.T) {
+	const clients = 24
+	b := newBalancing(t)
+	b.nameUDP("8080")
+	other := b.VM(b.ns, "other", "10.0.1.4/16", lab.VethOptions{})
+	s := b.d.state
+	s.Revision++
+	s.Networks = append(slices.Clone(s.Networks), Network{Key: "others", Attachments: []Attachment{{Interface: "other", Mode: ModeTC}}, Prefixes: s.Networks[0].Prefixes})
+	sets := slices.Clone(s.RuleSets)
+	i := slices.IndexFunc(sets, func(rs RuleSet) bool { return rs.Key == "every port" })
+	protocol := sets[i]
+	protocol.Key, protocol.Sources = "protocol", []Source{{Addr: netip.MustParseAddr("10.0.2.8")}}
+	protocol.Rules = slices.Clone(protocol.Rules)
+	protocol.Rules[0].Distribution = DistributionSourceIPProtocol
+	s.RuleSets = append(sets, protocol)
+	s.Links = append(slices.Clone(s.Links),
+		Link{Key: "by protocol", ID: 0x01020306, Network: "consumers", Addr: netip.MustParseAddr("10.0.1.13"), RuleSet: "protocol", State: LinkApproved},
+		Link{Key: "of others", ID: 0x01020307, Network: "others", Addr: netip.MustParseAddr("10.0.1.12"), RuleSet: "every port", State: LinkApproved})
+	b.apply(s)
+	for _, n := range []*lab.Namespace{b.client, other} {
+		for i := range clients {
+			n.Addr("eth0", fmt.Sprintf("10.0.3.%d/16", 10+i))
+		}
+	}
+	answers := func(from *lab.Namespace, network, to string) (all []string) {
+		t.Helper()
+		for i := range clients {
+			who, err := b.who(from, network, fmt.Sprintf("10.0.3.%d:0", 10+i), to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, who)
+		}
+		return all
+	}
+	tcp, udp := answers(b.client, "tcp4", "10.0.1.12:8080"), answers(b.client, "udp4", "10.0.1.12:8080")
+	if !slices.Equal(tcp, udp) {
+		t.Errorf("by the source\nTCP %v\nUDP %v", tcp, udp)
+	}
+	if n := distinct(slices.Clone(tcp)); n < 4 {
+		t.Errorf("%d clients reach %d of 8 backends", clients, n)
+	}
+	if with := answers(b.client, "udp4", "10.0.1.13:8080"); slices.Equal(answers(b.client, "tcp4", "10.0.1.13:8080"), with) {
+		t.Errorf("with the protocol both go to %v", with)
+	}
+	if others := answers(other, "tcp4", "10.0.1.12:8080"); slices.Equal(tcp, others) {
+		t.Errorf("clients with equal addresses on two links all reach %v", others)
+	}
+}
+
+// A proxied connection goes to the backend that it would have gone to without a proxy: the kernel's rules are plain here, and
+// the door is opened as if they were not.
+func TestBalance_SecondLeg_ChoosesAsTheProgramDoes(t *testing.T) {
+	b := newBalancing(t)
+	b.d.mu.Lock()
+	proxied := *b.d.plan
+	set := proxied.state.RuleSets[0]
+	set.Rules = slices.Clone(set.Rules)
+	for i := range set.Rules {
+		set.Rules[i].Proxy = true
+	}
+	proxied.state.RuleSets = []RuleSet{set}
+	b.d.openDoor(&proxied)
+	b.d.mu.Unlock()
+	for i := range set.Rules {
+		rule := &set.Rules[i]
+		id := splice.Identity{Endpoint: netip.AddrPortFrom(netip.MustParseAddr("10.0.1.10"), rule.Port), LinkID: b.d.state.Links[0].ID, RuleSet: set.Key, Rule: rule.Key}
+		for from := range 32 {
+			id.Client = netip.AddrPortFrom(netip.MustParseAddr("10.0.1.4"), uint16(30000+int(rule.Port)*100+from))
+			want := b.d.Targets(&id, 1)
+			if len(want) != 1 {
+				t.Fatalf("from %s to %s: the second leg has %v", id.Client, id.Endpoint, want)
+			}
+			if got := b.ask(int(id.Client.Port()), id.Endpoint.String()); got != want[0].String() {
+				t.Errorf("from %s to %s: the program chooses %s, the second leg %s", id.Client, id.Endpoint, got, want[0])
+			}
+		}
 	}
 }
 
