@@ -116,6 +116,8 @@ func tokenCommand(env *environment) *cli.Command {
 	return noun(env, "token", "bearer tokens of principals",
 		verb{
 			name: "create", usage: "make a token; only this answer shows its secret",
+			description: "Everybody makes tokens for himself, who controls access for others, too. One that is asked for with a token of\n" +
+				"the same principal lives as long as that one at most, and is deleted with it.",
 			flags: []cli.Flag{
 				&cli.StringFlag{Name: "principal", Usage: "`NAME` of the principal", Required: true},
 				&cli.DurationFlag{Name: "life", Usage: "`TIME` after which it is worthless, such as 720h", DefaultText: "never"},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -147,6 +148,9 @@ func (c *call) connect() (*client.Client, error) {
 		CertFile:  c.setting("cert"),
 		KeyFile:   c.setting("key"),
 		TokenFile: c.setting("token-file"),
+		Waiting: func() {
+			fmt.Fprintln(c.env.stderr, "waiting: the daemon is not done yet, as where flows drain or end first (it goes on if this is interrupted)")
+		},
 	}
 	return client.New(options)
 }

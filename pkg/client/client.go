@@ -31,6 +31,8 @@ type Options struct {
 	CertFile, KeyFile string
 	// TokenFile has a bearer token; white space around it is ignored.
 	TokenFile string
+	// Waiting is called once for each write that takes longer than a second or two; may be nil.
+	Waiting func()
 }
 
 // Client is safe for use by several goroutines.
@@ -39,6 +41,8 @@ type Client struct {
 	http  *http.Client
 	token string
 	where string // of messages: the socket's path or the server's URL
+
+	waiting func()
 }
 
 // Unreachable says that no daemon answered.
@@ -81,7 +85,10 @@ func rootCause(err error) error {
 
 // New makes a client; nothing is sent. Errors are about files of the options and the URL.
 func New(options Options) (*Client, error) {
-	c := &Client{where: options.Socket}
+	c := &Client{where: options.Socket, waiting: options.Waiting}
+	if c.waiting == nil {
+		c.waiting = func() {}
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 16, ResponseHeaderTimeout: 0}
 	if options.Server == "" {
 		c.base = &url.URL{Scheme: "http", Host: "privlink"}

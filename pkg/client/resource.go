@@ -157,11 +157,22 @@ func (c *Client) wait(ctx context.Context, link string) error {
 			}
 			return fmt.Errorf("wait for operation: %s", op.Status)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for operation: %w (the daemon goes on with it)", ctx.Err())
-		case <-time.After(pause):
+		if err := c.pause(ctx, pause); err != nil {
+			return fmt.Errorf("wait for operation: %w (the daemon goes on with it)", err)
 		}
+	}
+}
+
+// pause waits between two questions. The pause before the last one that is doubled is when a wait becomes a long one.
+func (c *Client) pause(ctx context.Context, pause time.Duration) error {
+	if pause < lastPoll && 2*pause >= lastPoll {
+		c.waiting()
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pause):
+		return nil
 	}
 }
 
@@ -187,10 +198,8 @@ func (c *Client) Await(ctx context.Context, id api.ID, gone bool) error {
 		case now == api.Failed:
 			return fmt.Errorf("the kernel did not take it: %s", state.Properties.FailureReason)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the kernel: %w (the daemon goes on)", ctx.Err())
-		case <-time.After(pause):
+		if err := c.pause(ctx, pause); err != nil {
+			return fmt.Errorf("wait for the kernel: %w (the daemon goes on)", err)
 		}
 	}
 }

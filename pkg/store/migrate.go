@@ -78,4 +78,3 @@ func verify(tx *bbolt.Tx) error {
 		return nil
 	})
 }
-
