@@ -62,11 +62,61 @@ func (w *world) timed(do func() error) (sample, error) {
 	return sample{passed, after - before}, errors.Join(err, failed)
 }
 
-// approve is from the request to the answer, which comes when the kernel agrees.
+// approve is from the request to the answer, which comes when the kernel agrees: the answer has to say so, and then the daemon
+// and the kernel itself are asked, out of the time.
 func approve(ctx context.Context, w *world) (sample, error) {
-	connection := w.connections[w.turn%len(w.connections)]
+	connection := w.connections[w.turn]
 	w.turn++
-	return w.timed(func() error { return w.decide(ctx, connection, api.Approved) })
+	var answer *api.PrivateEndpointConnection
+	took, err := w.timed(func() (err error) {
+		answer, err = w.decide(ctx, connection, api.Approved)
+		return err
+	})
+	if err != nil {
+		return took, err
+	}
+	state, provisioning := answer.Properties.PrivateLinkServiceConnectionState, answer.Properties.ProvisioningState
+	if state == nil || state.Status != api.Approved || provisioning != api.Succeeded {
+		return took, fmt.Errorf("connection %s was answered with %+v, %s", connection.Child, state, provisioning)
+	}
+	s, err := w.status(ctx)
+	if err == nil && s.AppliedRevision < s.WantedRevision {
+		err = fmt.Errorf("connection %s was answered, and the kernel has revision %d of %d", connection.Child, s.AppliedRevision, s.WantedRevision)
+	}
+	if err != nil || w.turn%probeEvery != 0 {
+		return took, err
+	}
+	return took, w.echoes(ctx, answer.Properties.PrivateEndpoint.ID)
+}
+
+// probeEvery is how many approvals there are for one whose endpoint is asked.
+const probeEvery = 20
+
+// echoes is nil if a datagram to the endpoint is answered: an answer that was early, before the kernel agreed, shows here.
+func (w *world) echoes(ctx context.Context, endpoint string) error {
+	id, err := api.ParseID(endpoint, api.ID{})
+	if err != nil {
+		return err
+	}
+	e, err := client.Get[api.PrivateEndpoint](ctx, w.api, id)
+	if err != nil {
+		return err
+	}
+	socket, err := w.consumer.Dial(ctx, "udp4", "", net.JoinHostPort(e.Properties.IPAddress, port))
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	return lab.Poll(settleWithin, func() error { // the first waits for ARP
+		if _, err := socket.Write([]byte("hello")); err != nil {
+			return err
+		}
+		if err := socket.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		_, err := socket.Read(make([]byte, 64))
+		return err
+	})
 }
 
 // restart is from the start of the program, after an end in order, until the API answers and the kernel agrees.

@@ -62,7 +62,7 @@ func newWorld(ctx context.Context, l *lab.Lab) (*world, error) {
 	if err := w.find(ctx); err != nil {
 		return nil, err
 	}
-	if err := w.decide(ctx, w.connections[0], api.Approved); err != nil {
+	if _, err := w.decide(ctx, w.connections[0], api.Approved); err != nil {
 		return nil, err
 	}
 	w.connections = w.connections[1:]
@@ -169,18 +169,22 @@ func (w *world) find(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) decide(ctx context.Context, connection api.ID, status api.ConnectionStatus) error {
-	decision := &api.PrivateEndpointConnection{}
+func (w *world) decide(ctx context.Context, connection api.ID, status api.ConnectionStatus) (*api.PrivateEndpointConnection, error) {
+	decision, answer := &api.PrivateEndpointConnection{}, &api.PrivateEndpointConnection{}
 	decision.Properties.PrivateLinkServiceConnectionState = &api.ConnectionState{Status: status}
-	_, err := w.api.Call(ctx, http.MethodPut, client.Path(connection), nil, nil, decision, nil)
-	return err
+	_, err := w.api.Call(ctx, http.MethodPut, client.Path(connection), nil, nil, decision, answer)
+	return answer, err
+}
+
+func (w *world) status(ctx context.Context) (s api.Status, err error) {
+	_, err = w.api.Call(ctx, http.MethodGet, "/privlink/status", nil, nil, nil, &s)
+	return s, err
 }
 
 // settled waits until the kernel agrees with the store.
 func (w *world) settled(ctx context.Context) error {
 	for end := time.Now().Add(settleWithin); ; time.Sleep(time.Millisecond) {
-		var s api.Status
-		_, err := w.api.Call(ctx, http.MethodGet, "/privlink/status", nil, nil, nil, &s)
+		s, err := w.status(ctx)
 		if err == nil && s.AppliedRevision >= s.WantedRevision && s.AppliedRevision > 0 {
 			return nil
 		}
