@@ -62,6 +62,8 @@
 //  21. A RST keeps the room of the IP options of what it answers, filled with End of Options.
 //  22. The sweep ends idle pairs, marks those of rule 12, ends reverse halves without a forward half
 //     after 5 s, and frees dead entries: without a port after 2 s, with one after 15 s of rest.
+//  23. A packet leaves with its output's VLAN tag or none, whatever it came with; what the host gets
+//     keeps its own.
 //
 // # Invariants
 //

@@ -98,7 +98,7 @@ func (m *Machine) Packet(in Input) Decision {
 	case ActionPass:
 		d.VLAN = in.VLAN
 	case ActionRedirect, ActionAnswer:
-		d.VLAN = m.Outputs[v.out].VLAN
+		d.VLAN = m.Outputs[v.out].VLAN // rule 23
 	}
 	return d
 }

@@ -3,7 +3,8 @@
 // errors are what a user would see.
 //
 // A rig is one gateway in a namespace of its own with consumers and a provider around it, joined by
-// veth pairs whose offloads a test chooses, as those of VMs' and containers' interfaces. The State is
+// veth pairs whose offloads a test chooses, as those of VMs' and containers' interfaces, and whose VLAN
+// tags: a VM's end tags by two small programs, since not every kernel has 802.1Q devices. The State is
 // given to pkg/dataplane directly; no control plane takes part.
 //
 // # Tests
