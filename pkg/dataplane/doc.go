@@ -12,6 +12,8 @@
 //     is new is complete before anything points to it, what goes is unreachable before it is
 //     cleared, and one word decides (the link's, the backend's, the pointer to a Maglev table, or a
 //     place of one that keeps its size: see rewriteTable).
+//   - A State is everybody's: what of it has no place in the kernel's tables is left out and named
+//     (Result.Failed), and keeps nothing else from being applied.
 //   - A name keeps its number (link, rule, backend, network, output) over restarts, by the ident
 //     hash that stands beside it in the kernel; a number that was given back rests two sweeps.
 //   - A flow table of another layout or size is replaced while packets pass, and every flow with its port is carried

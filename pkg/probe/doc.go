@@ -7,6 +7,7 @@
 //
 // Invariants:
 //   - one scheduler, a bounded number of probes at once, never two of one check at a time;
+//   - an owner's backends that keep silent never use up the places of others; one that answers no ARP is not dialled;
 //   - the first result decides at once, later ones after the threshold, and a backend that flaps
 //     is held down longer;
 //   - nobody is taken out for not having been asked yet: the checks of a new group count as healthy until
