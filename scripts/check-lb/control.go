@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/client"
@@ -111,7 +114,7 @@ func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 		return "", err
 	}
 	defer c.close()
-	var texts []string
+	var batches []api.Batch
 	var first string
 	for n := range subscriptions {
 		if _, err := c.daemon.CLIInput(ctx, c.network(n), "apply", "-f", "-"); err != nil {
@@ -124,7 +127,11 @@ func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 		if n == 0 {
 			first = at
 		}
-		texts = append(texts, serviceDocuments(n))
+		batch, err := batchOf(serviceDocuments(n))
+		if err != nil {
+			return "", err
+		}
+		batches = append(batches, batch)
 	}
 	traffic, err := talk(ctx, c.client, first)
 	if err != nil {
@@ -134,8 +141,8 @@ func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 	if err != nil {
 		return "", err
 	}
-	for _, text := range texts {
-		if _, err := c.daemon.CLIInput(ctx, text, "apply", "-f", "-"); err != nil {
+	for _, batch := range batches {
+		if _, err := c.api.Call(ctx, http.MethodPost, "/privlink/batch", nil, nil, batch, nil); err != nil {
 			return "", err
 		}
 	}
@@ -143,8 +150,29 @@ func daemonServices(ctx context.Context, l *lab.Lab) (note string, err error) {
 		return "", err
 	}
 	carried, lost := traffic.end()
-	return joined(fmt.Sprintf("from the documents to the kernel %v; %s", series{watch}, carried),
+	return joined(fmt.Sprintf("from the request to the kernel %v; %s", series{watch}, carried),
 		errors.Join(series{watch}.under(allServices), lost, c.served(ctx)))
+}
+
+// batchOf is what the CLI makes of documents: their resources, in one request.
+func batchOf(documents string) (batch api.Batch, err error) {
+	for _, text := range strings.Split(documents, "\n---\n") {
+		if strings.TrimSpace(text) == "" {
+			continue
+		}
+		var d map[string]any
+		if err := yaml.Unmarshal([]byte(text), &d); err != nil {
+			return batch, fmt.Errorf("read a document: %w", err)
+		}
+		id := fmt.Sprintf("/subscriptions/%v/resourceGroups/default/providers/%v/%v", d["subscription"], d["type"], d["name"])
+		delete(d, "subscription")
+		put, err := json.Marshal(d)
+		if err != nil {
+			return batch, fmt.Errorf("write %s: %w", id, err)
+		}
+		batch.Steps = append(batch.Steps, api.BatchStep{ID: id, Put: put})
+	}
+	return batch, nil
 }
 
 // served asks a new load balancer, whose table then has its backends.
