@@ -23,28 +23,10 @@ const (
 	approvalRounds = 100
 )
 
-// TestApproval measures at real-time priority: what it has to wait for then is privlink and the kernel, not the
-// other processes of the machine.
-func TestApproval_APacketEveryMillisecond_SeesTheDecisionAtOnce(t *testing.T) {
-	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			r := newRig(t, rigOptions{consumer: mode, provider: mode, wire: wire()})
-			r.backend.EchoServer(backendIP + ":7")
-			r.setLink(0, dataplane.LinkRejected)
-			ahead(t)
-			s := r.consumers[0].Sequence(r.context(5*time.Minute), endpointIP+":7", lab.SequenceOptions{})
-			approve, reject := decisions(r, s)
-			t.Logf("approve to first packet: median %v, worst %v", approve[len(approve)/2], approve[len(approve)-1])
-			t.Logf("reject to last packet:   median %v, worst %v", reject[len(reject)/2], reject[len(reject)-1])
-			if approve[len(approve)-1] > approvalLimit || reject[len(reject)-1] > approvalLimit {
-				t.Errorf("packets did not see every one of %d decisions within %v", 2*approvalRounds, approvalLimit)
-			}
-		})
-	}
-}
-
 // An approval does not wait for the kernel's lock on interfaces, which whoever makes or removes one holds for
-// long: others do so all the time on a host with containers.
+// long: others do so all the time on a host with containers. Measured at real-time priority: what it has to wait for
+// then is privlink and the kernel, not the other processes of the machine. From the request on, it is measured by
+// TestRun_Approval of cmd/privlink.
 func TestApproval_InterfacesComeAndGo_SeenAtOnce(t *testing.T) {
 	r := newRig(t, rigOptions{consumer: dataplane.ModeTC, provider: dataplane.ModeTC, wire: wire()})
 	r.backend.EchoServer(backendIP + ":7")
