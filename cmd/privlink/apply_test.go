@@ -1,10 +1,15 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/privlink/privlink/pkg/lab"
 )
 
 // providerFile has its documents in no particular order.
@@ -147,5 +152,64 @@ func TestApply_PeeredNetworks_BothConnected(t *testing.T) {
 		if got := r.must("vnet show " + name); !strings.Contains(got, "Connected") {
 			t.Errorf("network %s:\n%s", name, got)
 		}
+	}
+}
+
+// apply and delete end when the kernel agrees, not when the store does.
+func TestApply_KernelAgreesLate_Waits(t *testing.T) {
+	r := newRig(t)
+	file := writeFile(t, providerFile)
+	for _, command := range []string{"apply", "delete"} {
+		t.Run(command, func(t *testing.T) {
+			revision := r.applier.state().Revision
+			r.applier.held.Lock()
+			agree := sync.OnceFunc(r.applier.held.Unlock)
+			defer agree()
+			ended := make(chan ran, 1)
+			go func() { ended <- r.run(command + " -f " + file) }()
+			r.wantWritten(t, command)
+			select {
+			case result := <-ended:
+				t.Errorf("it ended before the kernel agreed: %+v", result)
+				ended <- result
+			case <-time.After(200 * time.Millisecond):
+			}
+			agree()
+			if result := <-ended; result.code != exitOK {
+				t.Errorf("(%d) %s", result.code, result.stderr)
+			}
+			if at := r.applier.state().Revision; at <= revision {
+				t.Errorf("the kernel is at revision %d, as before", at)
+			}
+		})
+	}
+}
+
+// wantWritten waits until a command's writes are in the store: the service is Updating, or is gone or Deleting.
+func (r *rig) wantWritten(t *testing.T, command string) {
+	t.Helper()
+	want := func(shown ran) bool { return shown.code == exitOK && strings.Contains(shown.stdout, "Updating") }
+	if command == "delete" {
+		want = func(shown ran) bool { return shown.code == exitNotFound || strings.Contains(shown.stdout, "Deleting") }
+	}
+	var shown ran
+	if err := lab.Poll(10*time.Second, func() error {
+		if shown = r.run("service show shop"); !want(shown) {
+			return errors.New("not yet")
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("%s: (%d) %s%s", command, shown.code, shown.stdout, shown.stderr)
+	}
+}
+
+// What the kernel refuses is an error of apply, although the store took it.
+func TestApply_KernelRefuses_SaysWhy(t *testing.T) {
+	r := newRig(t)
+	r.applier.refuse("eth1", errors.New("attach eth1: device or resource busy"))
+	got := r.run("apply -f " + writeFile(t, providerFile))
+	const want = "privlink: virtualNetworks/datacenter: the kernel did not take it: attach eth1: device or resource busy\n"
+	if got.code != exitFailed || got.stderr != want || !strings.HasPrefix(got.stdout, "create virtualNetworks/datacenter\n") {
+		t.Errorf("(%d) %s%s\nwant (%d) %s", got.code, got.stdout, got.stderr, exitFailed, want)
 	}
 }

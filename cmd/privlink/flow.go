@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 
@@ -69,7 +70,11 @@ func listFlows(ctx context.Context, c *call) error {
 		query.Set(filter.flag, id.String())
 	}
 	if c.IsSet("client") {
-		query.Set("client", c.String("client"))
+		ip, err := netip.ParseAddr(c.String("client"))
+		if err != nil {
+			return usageErrorf("flag --client: %q is not an IP address", c.String("client"))
+		}
+		query.Set("client", ip.String())
 	}
 	flows, err := client.List[api.Flow](ctx, c.api, "/privlink/flows", query)
 	if err != nil {

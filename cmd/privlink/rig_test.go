@@ -30,20 +30,26 @@ type rig struct {
 	socket     string
 	store      *store.Bolt
 	applier    *recorder
+	observed   *observed
 	controller *control.Controller
 	variables  map[string]string
 	stdin      string
+	now        func() time.Time
 	lab        *lab.Lab // of newKernelRig
 }
 
-// recorder stands where the dataplane stands: it agrees with everything and remembers it.
+// recorder stands where the dataplane stands: it agrees with everything and remembers it, or does so once it may.
 type recorder struct {
-	mu    sync.Mutex
-	last  dataplane.State
-	count int
+	mu     sync.Mutex
+	last   dataplane.State
+	count  int
+	held   sync.RWMutex     // locked: nothing is applied
+	broken map[string]error // interfaces that cannot be attached
 }
 
 func (r *recorder) Apply(_ context.Context, s dataplane.State) (dataplane.Result, error) {
+	r.held.RLock()
+	defer r.held.RUnlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last = s
@@ -52,11 +58,17 @@ func (r *recorder) Apply(_ context.Context, s dataplane.State) (dataplane.Result
 	for _, network := range s.Networks {
 		for _, a := range network.Attachments {
 			result.Attachments = append(result.Attachments, dataplane.AttachmentStatus{
-				Network: network.Key, Attachment: a, Hook: "tcx", Mode: dataplane.ModeTC, Why: "asked for",
+				Network: network.Key, Attachment: a, Hook: "tcx", Mode: dataplane.ModeTC, Why: "asked for", Err: r.broken[a.Interface],
 			})
 		}
 	}
 	return result, nil
+}
+
+func (r *recorder) refuse(interfaceName string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = map[string]error{interfaceName: err}
 }
 
 func (r *recorder) state() dataplane.State {
@@ -65,8 +77,11 @@ func (r *recorder) state() dataplane.State {
 	return r.last
 }
 
-// observed answers for a dataplane with one flow and one port in use.
-type observed struct{ flows []server.Flow }
+// observed answers for a dataplane that is degraded, and has the flows and ports that a test says.
+type observed struct {
+	flows []server.Flow
+	ports []server.Ports
+}
 
 func (observed) Status(context.Context) (api.Status, error) {
 	return api.Status{
@@ -96,7 +111,7 @@ func (observed) Audit(context.Context) (api.Audit, error) {
 	}}, nil
 }
 
-func (observed) Ports(context.Context) ([]server.Ports, error) { return nil, nil }
+func (o observed) Ports(context.Context) ([]server.Ports, error) { return o.ports, nil }
 
 func (observed) Backends(context.Context, string) ([]api.BackendHealth, error) { return nil, nil }
 
@@ -147,7 +162,7 @@ func newRigOn(t *testing.T, applier control.Applier) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, socket: filepath.Join(dir, "socket"), store: kept, variables: map[string]string{}}
+	r := &rig{t: t, socket: filepath.Join(dir, "socket"), store: kept, observed: &observed{}, variables: map[string]string{}, now: time.Now}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.controller, err = control.New(ctx, control.Options{Store: kept, Applier: applier, Log: log})
 	if err != nil {
@@ -157,7 +172,7 @@ func newRigOn(t *testing.T, applier control.Applier) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := server.New(server.Options{Controller: r.controller, Observer: observed{}, Metrics: http.NotFoundHandler(),
+	s := server.New(server.Options{Controller: r.controller, Observer: r.observed, Metrics: http.NotFoundHandler(),
 		Log: log.WithField("part", "server")})
 	var ended sync.WaitGroup
 	ended.Go(func() {
@@ -202,7 +217,7 @@ func (r *rig) run(line string) ran {
 	var stdout, stderr bytes.Buffer
 	env := testEnvironment(&stdout, &stderr)
 	env.stdin = strings.NewReader(r.stdin)
-	env.now = time.Now
+	env.now = r.now
 	env.getenv = func(name string) string {
 		if name == "PRIVLINK_SOCKET" && r.variables[name] == "" {
 			return r.socket
@@ -249,9 +264,14 @@ func split(line string) []string {
 // contents is everything in the store, to compare.
 func (r *rig) contents() string {
 	r.t.Helper()
-	entries, revision, err := r.store.List(r.t.Context(), "")
+	return everything(r.t, r.store)
+}
+
+func everything(t *testing.T, kept *store.Bolt) string {
+	t.Helper()
+	entries, revision, err := kept.List(context.Background(), "")
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	var text strings.Builder
 	fmt.Fprintln(&text, "revision", revision)

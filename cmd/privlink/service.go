@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -54,7 +55,7 @@ func serviceFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "auto-approval", Usage: "`SUBSCRIPTION` that needs no approval, or '*'; may be repeated"},
 		&cli.BoolFlag{Name: "proxy-protocol", Usage: "tell backends the consumer's address and LinkID by a PROXY v2 header"},
 		&cli.StringSliceFlag{Name: "fqdn", Usage: "`NAME` that consumers should resolve to their endpoint; may be repeated"},
-		&cli.StringFlag{Name: "proxy-tlv", Usage: "form of the identity in the header, `azure|aws|gcp|none`"},
+		&cli.StringFlag{Name: "proxy-tlv", Usage: "form of the identity in the header, `azure|aws|gcp|none`", DefaultText: "new: azure"},
 		&cli.IntFlag{Name: "idle-timeout", Usage: "end flows idle for `SECONDS`, 10..86400", DefaultText: "new: the rule's, else 300"},
 		&cli.BoolFlag{Name: "tcp-reset", Usage: "reset both ends when a TCP flow becomes idle"},
 		&cli.Int64Flag{Name: "max-flows-per-endpoint", Usage: "flows one endpoint may have open, `N`", DefaultText: "new: a quarter of the table's pairs"},
@@ -336,14 +337,16 @@ func showService(ctx context.Context, c *call, id api.ID, s *api.PrivateLinkServ
 		}
 		for _, ip := range p.IPConfigurations {
 			text := ip.Properties.PrivateIPAddress + " in " + ownerName(ip.Properties.Subnet) + "/" + lastName(ip.Properties.Subnet) +
-				", " + ports.Describe(ip.Properties.PrivateIPAddress)
+				", " + portsUsed(&ports, ip.Properties.PrivateIPAddress)
 			if ip.Properties.Primary != nil && *ip.Properties.Primary {
 				text += ", primary"
 			}
 			t.field("NAT IP", text)
+			portFields(t, &ports, ip.Properties.PrivateIPAddress)
 		}
 		for _, ip := range p.DrainingIPs {
-			t.field("NAT IP", ip.Address+" draining until "+ip.Until.Format("15:04:05")+", "+ports.Describe(ip.Address))
+			t.field("NAT IP", ip.Address+" draining until "+ip.Until.Format("15:04:05")+", "+portsUsed(&ports, ip.Address))
+			portFields(t, &ports, ip.Address)
 		}
 		for i := range p.PrivateEndpointConnections {
 			connection := &p.PrivateEndpointConnections[i]
@@ -360,6 +363,25 @@ func showService(ctx context.Context, c *call, id api.ID, s *api.PrivateLinkServ
 		t.field("Alias", p.Alias)
 		t.field("Id", s.ID)
 	})
+}
+
+// portsUsed says how many ports of a NAT IP are taken, to all backends together.
+func portsUsed(usage *api.NATPortUsage, address string) string {
+	if _, total := usage.Of(address); total != 1 {
+		return fmt.Sprintf("%d ports used", total)
+	}
+	return "1 port used"
+}
+
+// portFields writes a line per backend to which a NAT IP has ports taken: each has all of them to give.
+func portFields(t *columns, usage *api.NATPortUsage, address string) {
+	domains, _ := usage.Of(address)
+	slices.SortFunc(domains, func(a, b api.PortUse) int {
+		return cmp.Or(cmp.Compare(b.Used, a.Used), cmp.Compare(a.Backend, b.Backend), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	for _, use := range domains {
+		t.field("Ports", fmt.Sprintf("%s to %s %s, %d of %d used", use.Address, use.Protocol, use.Backend, use.Used, use.Size))
+	}
 }
 
 func describeVisibility(v *api.SubscriptionList) string {

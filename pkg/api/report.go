@@ -2,7 +2,6 @@ package api
 
 import (
 	"encoding/json"
-	"fmt"
 	"time"
 )
 
@@ -111,22 +110,15 @@ type NATPortUsage struct {
 	Value []PortUse `json:"value"`
 }
 
-// Describe says how many ports of a NAT IP are used, in total and of the fullest backend.
-func (u NATPortUsage) Describe(address string) string {
-	var fullest PortUse
-	total := uint64(0)
+// Of are the port domains of a NAT IP that have ports in use, and how many these are together.
+func (u NATPortUsage) Of(address string) (domains []PortUse, total uint64) {
 	for _, use := range u.Value {
-		if use.Address == address {
+		if use.Address == address && use.Used > 0 {
+			domains = append(domains, use)
 			total += uint64(use.Used)
-			if use.Used > fullest.Used {
-				fullest = use
-			}
 		}
 	}
-	if total == 0 {
-		return "0 ports used"
-	}
-	return fmt.Sprintf("%d ports used (fullest: %d of %d to %s %s)", total, fullest.Used, fullest.Size, fullest.Protocol, fullest.Backend)
+	return domains, total
 }
 
 // BackendState is what keeps a backend from taking new flows, or that nothing does.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -179,6 +180,12 @@ func (s *Server) batch(r *request) (*response, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if !body.DryRun && slices.ContainsFunc(outcomes, func(o control.Outcome) bool { return o.Before != nil && o.Resource == nil }) {
+		// What is gone cannot be asked whether the kernel agrees, as what was put can: as of a DELETE, the answer waits.
+		if err := s.agree(r); err != nil {
+			return nil, err
+		}
 	}
 	answer := api.BatchResult{Outcomes: make([]api.BatchOutcome, len(outcomes))}
 	for i, outcome := range outcomes {
