@@ -22,6 +22,7 @@ import (
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/store"
 )
 
 // These tests run the daemon with its dataplane in a network namespace, as root.
@@ -156,40 +157,186 @@ func TestRun_BadAttachment_RefusedMapsUnchanged(t *testing.T) {
 	}
 }
 
-func TestRun_SecondDaemon_Refused(t *testing.T) {
+// What keeps a daemon from starting is said in one line, and leaves store and maps as they were.
+func TestRun_CannotStart_ExactTextNothingChanged(t *testing.T) {
 	l, d := gateway(t)
-	for _, c := range []struct{ name, state, socket, bpffs, want string }{
-		{"same state", d.StateDir, l.Path("s2"), l.BPFFS("b2"), "another privlink daemon uses the state folder " + d.StateDir + " (stop it, or choose another --state-dir)"},
-		{"same bpffs", l.Path("state2"), l.Path("s2"), d.BPFFS, "set up the inner network: lock namespace " + innerConfig(d.BPFFS).Namespace + ": another privlink uses it (stop the other daemon, or choose another --bpffs)"},
-		{"same socket", l.Path("state3"), d.Socket, l.BPFFS("b3"), "listen on " + d.Socket + ": another daemon answers there (stop it, or choose another --socket)"},
-	} {
-		_, err := d.Namespace.Run(t.Context(), d.Binary, "run", "--state-dir", c.state, "--socket", c.socket, "--bpffs", c.bpffs)
-		if err == nil || !strings.Contains(err.Error(), "privlink: "+c.want) || !strings.Contains(err.Error(), "exit status 4") {
-			t.Errorf("%s: %v\nwant exit status 4 and: %s", c.name, err, c.want)
+	cli := func(args ...string) {
+		t.Helper()
+		if _, err := d.CLI(t.Context(), args...); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if _, err := d.CLI(t.Context(), "status"); err != nil {
-		t.Errorf("the first daemon afterwards: %v", err)
+	cli("vnet", "create", "datacenter", "--prefix", "10.0.0.0/16", "--interface", "eth1")
+	cli("lb", "create", "web", "--vnet", "datacenter", "--rule", "tcp:80", "--backend", "10.0.0.4")
+	outer := t.Context()
+	own := []string{"--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS}
+	powerless := []string{"setpriv", "--bounding-set", "-all", "--inh-caps", "-all"} // not even those of root, so that files are no hindrance
+	const setUp = "set up the inner network: "
+	refusedByKernel := setUp + "replace " + innerConfig(d.BPFFS).Interface + ": operation not permitted (run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+	release, err := exec.Command("setarch", "--uname-2.6", "uname", "-r").Output()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if code, message := refusal(t, d, "down", "--bpffs", d.BPFFS); code != exitRefused || !strings.Contains(message, "stop the daemon first") {
-		t.Errorf("down beside a daemon: (%d) %s", code, message)
+	for _, c := range []struct {
+		name    string
+		stopped bool     // the first daemon
+		before  []string // of the command
+		args    []string
+		want    string
+		code    int
+	}{
+		{"same state", false, nil, []string{"--state-dir", d.StateDir, "--socket", l.Path("s2"), "--bpffs", l.BPFFS("b2")},
+			"another privlink daemon uses the state folder " + d.StateDir + " (stop it, or choose another --state-dir)", exitRefused},
+		{"same bpffs", false, nil, []string{"--state-dir", l.Path("state2"), "--socket", l.Path("s2"), "--bpffs", d.BPFFS},
+			setUp + "lock namespace " + innerConfig(d.BPFFS).Namespace + ": another privlink uses it (stop the other daemon, or choose another --bpffs)", exitRefused},
+		{"same socket", false, nil, []string{"--state-dir", l.Path("state3"), "--socket", d.Socket, "--bpffs", l.BPFFS("b3")},
+			"listen on " + d.Socket + ": another daemon answers there (stop it, or choose another --socket)", exitRefused},
+		{"no privileges", true, powerless, own,
+			refusedByKernel, exitFailed},
+		{"another user", true, []string{"setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", "-all"}, own,
+			"lock state folder: open " + filepath.Join(d.StateDir, "lock") + ": permission denied (run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", exitFailed},
+		{"old kernel", true, append([]string{"setarch", "--uname-2.6"}, powerless...), own,
+			"kernel " + strings.TrimSpace(string(release)) + " is too old, privlink needs 6.1 or newer: " + refusedByKernel, exitFailed},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			if c.stopped {
+				d.Stop()
+				defer d.Start(outer)
+			}
+			stored, before := storedIn(t, d), settledMaps(l, t, d.BPFFS)
+			command := append(append(c.before, d.Binary, "run"), c.args...)
+			process := d.Namespace.Start(t.Context(), command[0], command[1:]...)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			code := 0
+			var exit *exec.ExitError
+			if err := process.Wait(ctx); errors.As(err, &exit) {
+				code = exit.ExitCode()
+			}
+			said := strings.TrimSpace(process.Output())
+			if last := said[strings.LastIndexByte(said, '\n')+1:]; code != c.code || last != "privlink: "+c.want {
+				t.Errorf("(%d) %s\nwant (%d) privlink: %s", code, said, c.code, c.want)
+			}
+			if after := storedIn(t, d); after != stored {
+				t.Error("the store was changed")
+			}
+			for name, after := range maps(t, d.BPFFS) {
+				if after != before[name] {
+					t.Errorf("map %s was changed", name)
+				}
+			}
+		})
+	}
+	if _, err := d.CLI(t.Context(), "status"); err != nil {
+		t.Errorf("the daemon afterwards: %v", err)
 	}
 }
 
-func TestRun_NoPrivileges_SaysWhatItNeeds(t *testing.T) {
-	l := lab.New(t)
-	binary := l.Build(t.Context(), "./cmd/privlink")
-	gw := l.Namespace("gateway")
-	state := t.TempDir()
-	if err := os.Chown(state, 65534, 65534); err != nil {
+// storedIn is everything in the daemon's store, to compare; of a running daemon that nobody writes to.
+func storedIn(t *testing.T, d *lab.Daemon) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(d.StateDir, "state.db"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	// No capability at all: not even those of root, so that files are no hindrance.
-	_, err := gw.Run(t.Context(), "setpriv", "--bounding-set", "-all", "--inh-caps", "-all", binary, "run",
-		"--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", l.BPFFS("bpf"))
-	if err == nil || !strings.Contains(err.Error(), "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON") || !strings.Contains(err.Error(), "exit status 1") {
-		t.Errorf("without privileges: %v", err)
+	name := filepath.Join(t.TempDir(), "state.db")
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		t.Fatal(err)
 	}
+	kept, err := store.OpenBolt(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	return everything(t, kept)
+}
+
+// An address that a machine on the network has already is nobody's until it is free: what asked for it has Failed, and
+// the text names who has it.
+func TestRun_AddressTaken_FailedUntilItIsFree(t *testing.T) {
+	l, d := gateway(t)
+	other := l.VM(d.Namespace, "other", "10.0.0.50/16", lab.VethOptions{})
+	other.Addr("eth0", "10.0.0.52/16")
+	home := l.VM(d.Namespace, "home", "10.0.0.60/16", lab.VethOptions{})
+	cli := func(line string) string {
+		t.Helper()
+		out, err := d.CLI(t.Context(), strings.Fields(line)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	cli("vnet create datacenter --prefix 10.0.0.0/16 --interface eth1")
+	cli("vnet attach datacenter --interface other")
+	cli("vnet create home --prefix 10.0.0.0/16 --interface home")
+	cli("lb create web --vnet datacenter --rule tcp:80 --backend 10.0.0.4")
+	var service api.PrivateLinkService
+	read(t, cli("service create free --lb web --nat-ip 10.0.0.51 --visibility * -o json"), &service)
+	cli("lb create two --vnet datacenter --rule tcp:80 --backend 10.0.0.4")
+	for _, c := range []struct {
+		name, input, show string
+		at, on            string
+		mac               net.HardwareAddr
+	}{
+		{"NAT IP", "service create shop --lb two --nat-ip 10.0.0.50", "service show shop", "10.0.0.50", "other", other.MAC("eth0")},
+		{"frontend", "lb create three --vnet datacenter --frontend f=10.0.0.52 --rule tcp:80", "lb show three", "10.0.0.52", "other", other.MAC("eth0")},
+		{"endpoint", "endpoint create e --vnet home --ip 10.0.0.60 --service " + service.Properties.Alias, "endpoint show e", "10.0.0.60", "home", home.MAC("eth0")},
+	} {
+		t.Run(strings.ReplaceAll(c.name, " ", "_"), func(t *testing.T) {
+			code, message := refusal(t, d, strings.Fields(c.input)...)
+			want := c.at + " is in use by " + c.mac.String() + " on " + c.on
+			if code != exitRefused || message != "privlink: "+want {
+				t.Errorf("(%d) %s\nwant (%d) privlink: %s", code, message, exitRefused, want)
+			}
+			shown := strings.Join(strings.Fields(cli(c.show)), " ")
+			if !strings.Contains(shown, "State: Failed Reason: "+want) {
+				t.Errorf("%s: %s", c.show, shown)
+			}
+			if answered := answeredAddresses(t, d); answered[c.at] || !answered["10.0.0.51"] {
+				t.Errorf("privlink answers ARP for %v", answered)
+			}
+			var exit *lab.ExitError
+			if out, err := d.CLI(t.Context(), "status"); !errors.As(err, &exit) || exit.Code != exitFailed || !strings.Contains(out, c.at+" of ") {
+				t.Errorf("status: %v\n%s", err, out)
+			}
+		})
+	}
+	for _, n := range []*lab.Namespace{other, home} {
+		if _, err := n.Run(t.Context(), "ip", "address", "flush", "dev", "eth0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Wait("what failed to have its address", 60*time.Second, func() error {
+		for _, show := range []string{"service show shop", "lb show three", "endpoint show e"} {
+			if shown := cli(show); !strings.Contains(shown, "Succeeded") {
+				return errors.New(shown)
+			}
+		}
+		return nil
+	})
+}
+
+// answeredAddresses are those for which privlink answers ARP.
+func answeredAddresses(t *testing.T, d *lab.Daemon) map[string]bool {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "bpftool", "-j", "map", "dump", "pinned", filepath.Join(d.BPFFS, "maps", "addresses_v1")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var elements []struct {
+		Formatted struct {
+			Key   struct{ Addr uint32 }
+			Value struct{ ARP int }
+		}
+	}
+	read(t, string(out), &elements)
+	answered := map[string]bool{}
+	for _, e := range elements {
+		if e.Formatted.Value.ARP == 1 {
+			answered[ipOf(e.Formatted.Key.Addr)] = true
+		}
+	}
+	return answered
 }
 
 func TestRun_InterfaceVanishes_DegradedUntilItReturns(t *testing.T) {
@@ -221,18 +368,24 @@ func TestRun_InterfaceVanishes_DegradedUntilItReturns(t *testing.T) {
 	if code != exitOK || s.Degraded || len(s.Interfaces) != 1 || s.Interfaces[0].Hook == "" || s.Interfaces[0].Mode != "tc" || s.Interfaces[0].Why == "" {
 		t.Errorf("status of a sound daemon: exit code %d, %+v", code, s)
 	}
+	stored := storedIn(t, d)
 	if s.AppliedRevision != s.WantedRevision || len(s.Maps) == 0 {
 		t.Errorf("revisions %d and %d, %d maps", s.AppliedRevision, s.WantedRevision, len(s.Maps))
 	}
 	d.Namespace.Delete("eth1")
 	l.Wait("status to be degraded", 5*time.Second, func() error {
-		if s, code := status(); code != exitFailed || !s.Degraded || len(s.Problems) == 0 || !strings.Contains(s.Problems[0], "eth1") {
-			return errors.New("exit code " + string(rune('0'+code)) + ", problems " + strings.Join(s.Problems, "; "))
+		const want = "interface eth1 carries no traffic: attach eth1: no such interface"
+		if s, code := status(); code != exitFailed || !s.Degraded || len(s.Problems) != 1 || s.Problems[0] != want {
+			return fmt.Errorf("exit code %d, problems %q", code, s.Problems)
 		}
 		return nil
 	})
-	if out := cli("vnet", "show", "datacenter"); !strings.Contains(out, "Failed") || !strings.Contains(out, "no such interface") {
+	const reason = "State: Failed Reason: attach eth1: no such interface "
+	if out := cli("vnet", "show", "datacenter"); !strings.Contains(strings.Join(strings.Fields(out), " "), reason) {
 		t.Errorf("the network of a vanished interface:\n%s", out)
+	}
+	if after := storedIn(t, d); after != stored {
+		t.Errorf("the store was changed:\n%s\n%s", stored, after)
 	}
 	l.Veth(d.Namespace, "eth1", l.Namespace("vm2"), "eth0", lab.VethOptions{B: lab.EndOptions{Addr: "10.0.0.5/16"}})
 	l.Wait("status to be sound again", 5*time.Second, func() error {

@@ -112,12 +112,12 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	dir := c.own("state-dir")
 	lock, err := lockState(dir)
 	if err != nil {
-		return err
+		return privileges(err)
 	}
 	defer lock.Close()
 	kept, err := store.OpenBolt(filepath.Join(dir, "state.db"))
 	if err != nil {
-		return fmt.Errorf("open state: %w", err)
+		return fmt.Errorf("open state: %w", privileges(err))
 	}
 	defer func() { err = errors.Join(err, kept.Close()) }()
 
@@ -129,7 +129,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	case errors.Is(err, inner.ErrInUse):
 		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)
 	case err != nil:
-		return err
+		return explainKernel(err, kernelRelease())
 	}
 	defer func() { err = errors.Join(err, inside.close()) }()
 	plane, err := dataplane.Open(ctx, dataplane.Options{
@@ -156,7 +156,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 
 	listeners, err := listen(c.setting("socket"), mode, config.tcp())
 	if err != nil {
-		return err
+		return privileges(err)
 	}
 	answering := server.New(server.Options{
 		Controller: controller,
