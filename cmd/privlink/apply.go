@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"slices"
 
@@ -50,6 +52,10 @@ func (c *call) documents() ([]document, error) {
 	name := c.String("filename")
 	text, err := c.readInput(name)
 	if err != nil {
+		var named *fs.PathError
+		if errors.As(err, &named) {
+			err = named.Err
+		}
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	documents, err := readDocuments(text, c.scope())

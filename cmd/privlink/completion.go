@@ -39,7 +39,7 @@ func completionCommand(env *environment) *cli.Command {
 		run: func(_ context.Context, c *call) error {
 			script, ok := map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}[c.Args().First()]
 			if !ok {
-				return usageErrorf("privlink completion: %q is not one of bash, zsh, fish", c.Args().First())
+				return usageErrorf("completion: %q is not one of bash, zsh, fish (privlink completion --help)", c.Args().First())
 			}
 			_, err := fmt.Fprint(c.env.stdout, script)
 			return err

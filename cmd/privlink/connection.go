@@ -48,7 +48,7 @@ type inboxEntry struct {
 }
 
 func listConnections(ctx context.Context, c *call) error {
-	status, err := statusFlag(c.String("status"))
+	status, err := c.statusFlag("status")
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,8 @@ func (c *call) servicesAsked(ctx context.Context) ([]api.PrivateLinkService, err
 }
 
 // statusFlag reads a connection status in any case; empty stays empty.
-func statusFlag(text string) (api.ConnectionStatus, error) {
+func (c *call) statusFlag(name string) (api.ConnectionStatus, error) {
+	text := c.String(name)
 	known := []api.ConnectionStatus{api.Pending, api.Approved, api.Rejected, api.Disconnected}
 	var names []string
 	for _, status := range known {
@@ -103,7 +104,7 @@ func statusFlag(text string) (api.ConnectionStatus, error) {
 	if text == "" {
 		return "", nil
 	}
-	return "", usageErrorf("%q is not one of %s%s", text, strings.Join(names, ", "), suggestion(text, names))
+	return "", usageErrorf("flag --%s: %q is not one of %s%s", name, text, strings.Join(names, ", "), suggestion(text, names))
 }
 
 // connectionState is a connection's state; never nil.

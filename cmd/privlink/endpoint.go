@@ -75,6 +75,9 @@ func createEndpoint(ctx context.Context, c *call) error {
 	connection := api.ServiceConnection{}
 	connection.Name = id.Name
 	connection.Properties.PrivateLinkServiceID = c.String("service")
+	if !strings.ContainsAny(c.String("service"), "./") {
+		return usageErrorf("flag --service: %q is a name: say the alias or the resource id, with which the provider's `privlink service show` ends", c.String("service"))
+	}
 	if strings.Contains(c.String("service"), "/") {
 		service, err := c.resource(api.PrivateLinkServices, c.String("service"))
 		if err != nil {
@@ -144,7 +147,7 @@ func waitEndpoint(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	wanted, err := statusFlag(c.String("for"))
+	wanted, err := c.statusFlag("for")
 	if err != nil {
 		return err
 	}

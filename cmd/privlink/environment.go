@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -93,9 +94,11 @@ func (v verb) command(env *environment) *cli.Command {
 		Usage:           v.usage,
 		ArgsUsage:       v.names,
 		Description:     v.description,
-		Flags:           v.flags,
+		Flags:           described(v.flags),
 		Hidden:          v.hidden,
 		HideHelpCommand: true,
+		// Where results are printed is a flag of every command, as is whose resources are meant.
+		CustomHelpTemplate: cli.CommandHelpTemplate + "\nFlags of every command, such as --output json: privlink --help\n",
 		Action: func(cc *cli.Context) error {
 			c := &call{Context: cc, env: env}
 			out, err := newPrinter(env.stdout, c.setting("output"))
@@ -114,9 +117,30 @@ func (v verb) command(env *environment) *cli.Command {
 	}
 }
 
+// described makes the help of flags say which of them are required, and not that those without a value are off.
+func described(flags []cli.Flag) []cli.Flag {
+	const required = " (required)"
+	mark := func(usage *string, is bool) {
+		if is && !strings.HasSuffix(*usage, required) { // two verbs may share a flag
+			*usage += required
+		}
+	}
+	for _, flag := range flags {
+		switch f := flag.(type) {
+		case *cli.StringFlag:
+			mark(&f.Usage, f.Required)
+		case *cli.StringSliceFlag:
+			mark(&f.Usage, f.Required)
+		case *cli.BoolFlag:
+			f.DisableDefaultText = true
+		}
+	}
+	return flags
+}
+
 // noun is a group of verbs.
 func noun(env *environment, name, usage string, verbs ...verb) *cli.Command {
-	command := &cli.Command{Name: name, Usage: usage, HideHelpCommand: true}
+	command := &cli.Command{Name: name, Usage: usage, UsageText: "privlink " + name + " COMMAND [options]", HideHelpCommand: true}
 	for _, v := range verbs {
 		command.Subcommands = append(command.Subcommands, v.command(env))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/privlink/privlink/pkg/api"
 )
@@ -41,6 +42,23 @@ func notFoundErrorf(format string, args ...any) error {
 
 func refusedErrorf(format string, args ...any) error {
 	return &codedError{exitRefused, fmt.Errorf(format, args...)}
+}
+
+// whatThereIs says how to learn which resources there are, where one was not found.
+func whatThereIs(err error) string {
+	var answer *api.Error
+	if !errors.As(err, &answer) || answer.Status != http.StatusNotFound {
+		return ""
+	}
+	kind, _, _ := strings.Cut(answer.Message, "/")
+	noun := map[api.Kind]string{
+		api.VirtualNetworks: "vnet", api.NetworkInterfaces: "nic", api.LoadBalancers: "lb",
+		api.PrivateLinkServices: "service", api.PrivateEndpoints: "endpoint",
+	}[api.Kind(kind)]
+	if noun == "" {
+		return ""
+	}
+	return " (privlink " + noun + " list; --subscription and --resource-group say whose)"
 }
 
 // exitCode is what the process ends with after err. Answers of the daemon count by their

@@ -124,8 +124,8 @@ func TestFlowList_Filters_TakeTheirFlows(t *testing.T) {
 		filter, want string
 		code         int
 	}{
-		{"--service shoop", "privateLinkServices/shoop was not found (privlink service list)", exitNotFound},
-		{"--endpoint to-shop", "privateEndpoints/to-shop was not found (privlink endpoint list)", exitNotFound}, // of another subscription
+		{"--service shoop", "privateLinkServices/shoop was not found (privlink service list; --subscription and --resource-group say whose)", exitNotFound},
+		{"--endpoint to-shop", "privateEndpoints/to-shop was not found (privlink endpoint list; --subscription and --resource-group say whose)", exitNotFound}, // of another subscription
 		{"--client 10.0.0", `flag --client: "10.0.0" is not an IP address`, exitUsage},
 	} {
 		if got := r.run("flow list " + c.filter); got.code != c.code || got.stderr != "privlink: "+c.want+"\n" || got.stdout != "" {

@@ -39,7 +39,7 @@ func run(ctx context.Context, env *environment, args []string) int {
 	}
 	var silent silentError
 	if !errors.As(err, &silent) {
-		fmt.Fprintf(env.stderr, "privlink: %v\n", err)
+		fmt.Fprintf(env.stderr, "privlink: %v%s\n", err, whatThereIs(err))
 	}
 	return exitCode(err)
 }

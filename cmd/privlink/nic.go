@@ -90,6 +90,9 @@ func (c *call) subnet(ctx context.Context, vnet, subnet string) (*api.VirtualNet
 		for _, s := range network.Properties.Subnets {
 			names = append(names, s.Name)
 		}
+		if !c.IsSet("subnet") {
+			return nil, api.ID{}, usageErrorf("flag --subnet is missing: virtual network %s has %s", id.Name, strings.Join(names, ", "))
+		}
 		return nil, api.ID{}, notFoundErrorf("virtual network %s has no subnet %q (it has %s)", id.Name, part.Child, strings.Join(names, ", "))
 	}
 	return network, part, nil

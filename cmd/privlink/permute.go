@@ -78,6 +78,14 @@ func (l *commandLine) help() string {
 	return strings.Join(append([]string{l.program}, l.path...), " ") + " --help"
 }
 
+// orHelp is a suggestion, or where there is none how to learn what there is.
+func (l *commandLine) orHelp(suggestion string) string {
+	if suggestion != "" {
+		return suggestion
+	}
+	return " (" + l.help() + ")"
+}
+
 // word takes the next command, or a name once there are no commands to come.
 func (l *commandLine) word(word string) error {
 	if len(l.commands) == 0 {
@@ -100,7 +108,7 @@ func (l *commandLine) word(word string) error {
 			known = append(known, command.Name)
 		}
 	}
-	return l.errorf("unknown command %q%s", word, suggestion(word, known))
+	return l.errorf("unknown command %q%s", word, l.orHelp(suggestion(word, known)))
 }
 
 // flag takes one flag and reports how many of the words behind it are its value.
@@ -121,7 +129,7 @@ func (l *commandLine) flag(arg string, rest []string) (int, error) {
 		global = false
 	}
 	if found == nil {
-		return 0, l.errorf("unknown flag %s%s", dashed(name), l.flagSuggestion(name))
+		return 0, l.errorf("unknown flag %s%s", dashed(name), l.orHelp(l.flagSuggestion(name)))
 	}
 	if l.given == nil {
 		l.given = map[string]bool{}
@@ -172,7 +180,7 @@ func (l *commandLine) sorted(program string) ([]string, error) {
 	var first []string
 	for _, early := range l.early {
 		if findFlag(l.at.Flags, early.name) == nil {
-			return nil, l.errorf("unknown flag %s%s", dashed(early.name), suggestion(dashed(early.name), l.flagNames()))
+			return nil, l.errorf("unknown flag %s%s", dashed(early.name), l.orHelp(suggestion(dashed(early.name), l.flagNames())))
 		}
 		first = append(first, early.words...)
 	}

@@ -77,7 +77,7 @@ func TestStory_PublishAskApproveReject_StatesAndOutput(t *testing.T) {
 	if again := r.must("vnet delete datacenter"); again != "virtual network datacenter did not exist\n" {
 		t.Errorf("second delete says %q", again)
 	}
-	if gone := r.run("vnet show datacenter"); gone.code != exitNotFound || gone.stderr != "privlink: virtualNetworks/datacenter was not found\n" {
+	if gone := r.run("vnet show datacenter"); gone.code != exitNotFound || gone.stderr != "privlink: virtualNetworks/datacenter was not found (privlink vnet list; --subscription and --resource-group say whose)\n" {
 		t.Errorf("show of what is gone: %+v", gone)
 	}
 }

@@ -22,7 +22,7 @@ func vnetCommand(env *environment) *cli.Command {
 			flags: createFlags(append([]cli.Flag{
 				&cli.StringSliceFlag{Name: "prefix", Usage: "address space, `CIDR`; may be repeated", Required: true},
 				&cli.StringSliceFlag{Name: "subnet", Usage: "a subnet, `NAME=CIDR`; may be repeated"},
-			}, attachFlags()...)...),
+			}, attachFlags(false)...)...),
 			run: createVNet,
 		},
 		showVerb(api.VirtualNetworks, showVNet),
@@ -42,7 +42,7 @@ func vnetCommand(env *environment) *cli.Command {
 			name: "attach", names: "NAME", usage: "make a Linux interface part of a virtual network",
 			description: "The interface then belongs to privlink: what is not for an endpoint, a frontend or a NAT IP is\n" +
 				"dropped. --pass-other leaves everything else to the host. Attaching an interface again changes how.",
-			flags: attachFlags(), run: attachVNet,
+			flags: attachFlags(true), run: attachVNet,
 		},
 		verb{
 			name: "detach", names: "NAME", usage: "take a Linux interface out of a virtual network",
@@ -55,9 +55,10 @@ func vnetCommand(env *environment) *cli.Command {
 	)
 }
 
-func attachFlags() []cli.Flag {
+// attachFlags say what is attached and how; vnet create does without.
+func attachFlags(required bool) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "interface", Usage: "`NAME` of the Linux interface"},
+		&cli.StringFlag{Name: "interface", Usage: "`NAME` of the Linux interface", Required: required},
 		&cli.IntFlag{Name: "vlan", Usage: "only frames with this VLAN `ID`, 1..4094", DefaultText: "untagged ones"},
 		&cli.StringFlag{Name: "mode", Usage: "`auto|tc|xdp`; auto is XDP for physical NICs and TC otherwise; xdp is XDP in front of TC", Value: string(api.AttachAuto)},
 		&cli.BoolFlag{Name: "pass-other", Usage: "leave traffic that is not privlink's to the host"},
@@ -133,7 +134,7 @@ func createVNet(ctx context.Context, c *call) error {
 		}
 		network.Properties.Attachments = api.Set([]api.Attachment{attachment})
 	} else {
-		for _, flag := range attachFlags() {
+		for _, flag := range attachFlags(false) {
 			if name := flag.Names()[0]; c.IsSet(name) {
 				return usageErrorf("flag --%s: goes with --interface", name)
 			}

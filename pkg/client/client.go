@@ -55,6 +55,8 @@ type Unreachable struct {
 func (e *Unreachable) Error() string {
 	hint := "is the daemon running there?"
 	switch {
+	case strings.Contains(e.Where, "://"):
+		hint = "is a daemon listening there? --server or PRIVLINK_SERVER names another place"
 	case errors.Is(e.Err, os.ErrPermission):
 		hint = "the socket is open to root and its group only"
 	case errors.Is(e.Err, os.ErrNotExist), errors.Is(e.Err, syscall.ECONNREFUSED):
@@ -117,7 +119,7 @@ func New(options Options) (*Client, error) {
 func (c *Client) remote(options Options, transport *http.Transport) error {
 	base, err := url.Parse(strings.TrimRight(options.Server, "/"))
 	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" {
-		return fmt.Errorf("read server URL %q: not an URL of the form https://HOST:PORT", options.Server)
+		return fmt.Errorf("read server URL %q: not a URL of the form https://HOST:PORT", options.Server)
 	}
 	if base.Scheme == "http" && !loopback(base.Hostname()) {
 		return fmt.Errorf("read server URL %q: plain http is for loopback only (use https)", options.Server)

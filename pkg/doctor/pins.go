@@ -60,7 +60,7 @@ func pins(s *Subject) ([]Finding, error) {
 		found = append(found, Finding{
 			Check: "pin-missing", Severity: Error, Object: filepath.Join(s.BPFFS, "maps"),
 			What: "the maps are not pinned: the next start of the daemon has to look for them",
-			Do:   "the daemon pins them again within a second; see its log if it does not",
+			Do:   "the daemon pins them again within a second; see its log if it does not, or name its folder with --bpffs",
 		})
 	}
 	return found, nil
