@@ -31,7 +31,8 @@ type config struct {
 	// ProxyConnections is how many connections of PROXY services there may be; default as many as the limit
 	// of descriptors allows (8,432 of 20,000). More than that is an error at the start.
 	ProxyConnections int `json:"proxyConnections"`
-	// ProxyConnectionsPerLink bounds those of one link; default no bound but ProxyConnections and the link's flows.
+	// ProxyConnectionsPerLink bounds those of one link; default all but one in twenty of ProxyConnections. The link's
+	// flows bound them, too.
 	ProxyConnectionsPerLink int `json:"proxyConnectionsPerLink"`
 	// LogLevel is error, warn, info or debug; default info.
 	LogLevel string `json:"logLevel"`

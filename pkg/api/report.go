@@ -34,7 +34,7 @@ type Status struct {
 type ProxiedStatus struct {
 	Connections uint64 `json:"connections"`
 	Limit       int    `json:"limit"`
-	// LinkLimit is that of one link, 0 if it has none of its own.
+	// LinkLimit is that of one link.
 	LinkLimit int `json:"linkLimit,omitempty"`
 }
 

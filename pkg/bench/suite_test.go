@@ -22,7 +22,7 @@ func TestOptions_QuickOrOnly_ChooseParts(t *testing.T) {
 	if got := chosen(Options{}); !slices.Equal(got, Parts()) {
 		t.Errorf("all: got %v", got)
 	}
-	if got := chosen(Options{Quick: true}); !slices.Equal(got, []string{"packets", "load", "control"}) {
+	if got := chosen(Options{Quick: true}); !slices.Equal(got, []string{"packets", "opening", "load", "control"}) {
 		t.Errorf("quick: got %v", got)
 	}
 	if got := chosen(Options{Quick: true, Only: []string{"tcp"}}); !slices.Equal(got, []string{"tcp"}) {

@@ -18,7 +18,7 @@ func tables(s *Subject) ([]Finding, error) {
 				Do:   "remove resources that nobody needs, or spread them over several nodes",
 			}
 			if m.Name == "flows_v1" {
-				f.Do = "lower maxFlowsPerEndpoint or idle timeouts; more room needs `flows` in the configuration and privlink down, which ends all flows"
+				f.Do = "lower maxFlowsPerEndpoint or idle timeouts; a larger `flows` in the configuration makes room at the next start, which carries the flows over"
 			}
 			found = append(found, f)
 		}

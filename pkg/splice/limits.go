@@ -16,13 +16,15 @@ const (
 	// One pipe for so many connections, if nobody says how many there are to be: when pipes run
 	// out, data is copied instead.
 	connectionsPerPipe = 8
+	// One connection of so many is not for any single link, if nobody says how many it may have.
+	othersShare = 20
 )
 
 // Capacity is what the descriptor limit allows.
 type Capacity struct {
 	Descriptors int // RLIMIT_NOFILE after it was raised
 	Connections int
-	PerLink     int // of one link; 0 = no bound of its own
+	PerLink     int // of one link
 	Pipes       int
 }
 
@@ -78,7 +80,7 @@ func (o *occupancy) enter(link string) error {
 	if o.total >= o.max {
 		return errTooMany
 	}
-	if o.maxPerLink > 0 && o.links[link] >= o.maxPerLink {
+	if o.links[link] >= o.maxPerLink {
 		return errTooManyForLink
 	}
 	o.total++

@@ -70,6 +70,19 @@ func TestLimits_ConnectionsOfALink_OtherLinksAreServed(t *testing.T) {
 	r.pair()
 }
 
+func TestLimits_NobodySays_OneLinkLeavesSomeToOthers(t *testing.T) {
+	r := startRig(t, func(c *Config, _ *fakeGateway) { c.MaxConnections = 20 })
+	for range 19 {
+		r.pair()
+	}
+	r.dialReset()
+	eventually(t, "counted", func() bool { s := r.server.Stats(); return s.LinkLimited == 1 && s.Limited == 0 })
+	r.gateway.mu.Lock()
+	r.gateway.identity.Link = "another"
+	r.gateway.mu.Unlock()
+	r.pair()
+}
+
 func TestCut_OneLink_ItsConnectionsAreReset(t *testing.T) {
 	r := startRig(t, nil)
 	consumer, server := r.pair()

@@ -30,7 +30,8 @@ type Config struct {
 	Loops int
 	// MaxConnections in all; 0 = as many as descriptors allow.
 	MaxConnections int
-	// MaxPerLink bounds the connections of one link, at most MaxConnections; 0 = no bound of its own.
+	// MaxPerLink bounds the connections of one link, at most MaxConnections; 0 = all but one in twenty, so
+	// that one that only holds connections open leaves some for the others.
 	MaxPerLink int
 	// DialTimeout is how long one backend may take to accept; whole seconds.
 	DialTimeout time.Duration
@@ -83,6 +84,9 @@ func New(namespace Namespace, config Config, log logrus.FieldLogger) (*Server, e
 	}
 	if config.MaxPerLink > capacity.Connections {
 		return nil, fmt.Errorf("allow a link %d proxied connections: there may be %d in all", config.MaxPerLink, capacity.Connections)
+	}
+	if config.MaxPerLink == 0 {
+		config.MaxPerLink = capacity.Connections - capacity.Connections/othersShare
 	}
 	capacity.PerLink = config.MaxPerLink
 
