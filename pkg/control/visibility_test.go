@@ -11,9 +11,10 @@ import (
 
 // Every cell of 3 visibilities x (same tenant, other tenant) x 4 roles on the service x (not listed, listed,
 // auto-approved), by alias and by id: the state of the connection, or that nothing can be seen. pkg/auth has the rule;
-// this is what becomes of real requests.
+// this is what becomes of real requests. And by id in the automatic list: approved at once, by who may approve or by the
+// service itself, or refused.
 func TestVisibility_EveryCell_ThroughTheController(t *testing.T) {
-	const hidden, pending, approved = "hidden", string(api.Pending), string(api.Approved)
+	const hidden, refused, pending, approved = "hidden", "refused", string(api.Pending), string(api.Approved)
 	want := map[string]map[string][3]string{ // by visibility and role: not listed, listed, auto-approved
 		"roles only": {
 			"none": {hidden, hidden, hidden}, "Reader": {pending, pending, pending}, "Contributor": {pending, pending, pending}, "Owner": {pending, pending, pending}},
@@ -49,8 +50,21 @@ func TestVisibility_EveryCell_ThroughTheController(t *testing.T) {
 					for _, target := range []string{service.Properties.Alias, service.ID} {
 						cells++
 						name := fmt.Sprintf("%s, %s, %s, listed %d, %s", visibility, role, tenant, listed, target[:5])
-						if got := w.asked(actor, target); got != row[listed] {
+						if got := w.asked(actor, endpointDoc(target, "")); got != row[listed] {
 							t.Errorf("%s: %s, want %s", name, got, row[listed])
+						}
+						if target == service.ID {
+							want := row[listed]
+							switch approves := role == string(auth.Contributor) || role == string(auth.Owner); {
+							case want == pending && approves:
+								want = approved
+							case want == pending:
+								want = refused
+							}
+							automatic := strings.Replace(endpointDoc(target, ""), "manualPrivate", "private", 1)
+							if got := w.asked(actor, automatic); got != want {
+								t.Errorf("%s, automatic: %s, want %s", name, got, want)
+							}
 						}
 						seen, err := w.CheckVisibility(t.Context(), actor, Scope{Subscription: "c"}, service.Properties.Alias)
 						if err != nil || seen != (row[listed] != hidden) {
@@ -66,14 +80,16 @@ func TestVisibility_EveryCell_ThroughTheController(t *testing.T) {
 	}
 }
 
-// asked makes an endpoint for a service, says what became of it, and removes it.
-func (w *world) asked(actor auth.Actor, target string) string {
+// asked makes an endpoint, says what became of it, and removes it.
+func (w *world) asked(actor auth.Actor, document string) string {
 	w.Helper()
 	at := id(theEndpoint)
-	out, err := w.Put(w.Context(), actor, at, doc(api.PrivateEndpoints, "%s", endpointDoc(target, "")), Conditions{})
+	out, err := w.Put(w.Context(), actor, at, doc(api.PrivateEndpoints, "%s", document), Conditions{})
 	if err != nil {
 		if refused := api.AsError(err); refused.Status == 400 && strings.Contains(err.Error(), "there is no private link service") {
 			return "hidden"
+		} else if refused.Status == 403 && refused.Code == api.CodeApproval {
+			return "refused"
 		}
 		return err.Error()
 	}
