@@ -44,6 +44,8 @@ type daemonConfig struct {
 	Pairs uint32
 	NoTCX bool
 	State dataplane.State
+	// Descriptors, if not 0, becomes the daemon's limit once it has read this. It stays until somebody changes it.
+	Descriptors uint64
 }
 
 func readDaemonConfig(file string) (c daemonConfig, err error) {
@@ -86,12 +88,24 @@ func beDaemon(file string) error {
 			return d.Close()
 		case <-again:
 			config, err := readDaemonConfig(file)
+			if err == nil && config.Descriptors != 0 {
+				err = limitDescriptors(config.Descriptors)
+			}
 			if err == nil {
 				err = settle(d, config.State)
 			}
 			fmt.Println("applied", number, err)
 		}
 	}
+}
+
+func limitDescriptors(n uint64) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = n
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
 }
 
 // settle applies a State and waits until the kernel agrees.
