@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/network/armnetwork/v9"
 
@@ -68,7 +67,7 @@ func (t *teller) drain(ctx context.Context) error {
 	service.Properties.IPConfigurations[0].Properties.PrivateIPAddress = to.Ptr(check.OtherNATIP)
 	began := time.Now()
 	var answer *http.Response
-	poller, err := t.provider.services.BeginCreateOrUpdate(runtime.WithCaptureResponse(ctx, &answer), t.Group, "shop", service, nil)
+	poller, err := t.provider.services.BeginCreateOrUpdate(policy.WithCaptureResponse(ctx, &answer), t.Group, "shop", service, nil)
 	if err != nil {
 		return err
 	}
@@ -128,7 +127,7 @@ func (t *teller) cascade(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, t.Silence(ctx, false)) }()
 	var answer *http.Response
-	poller, err := services.BeginDelete(runtime.WithCaptureResponse(ctx, &answer), t.Group, "shop", nil)
+	poller, err := services.BeginDelete(policy.WithCaptureResponse(ctx, &answer), t.Group, "shop", nil)
 	if err != nil {
 		return err
 	}
