@@ -128,13 +128,15 @@ over:
 }
 
 /* Opens a flow for a packet that may, and makes `h` its half. */
-static __always_inline int open(hook *ctx, struct packet *p, struct half *h, bool stale,
-                                struct path *path)
+SLOW int open(hook *ctx, struct packet *p, struct half *h, bool stale, struct path *path)
 {
 	struct scratch *scratch;
 	struct link_stats *stats;
 	struct opening *o;
 	int r;
+
+	if (!p || !h || !path)
+		return DROP(HELPER);
 
 	recent_homes_touch();
 	r = admit(ctx, p);
@@ -397,12 +399,12 @@ static __always_inline int receive(hook *ctx, struct packet *p)
 
 #ifdef HOOK_TC
 /* Carries out what was only wanted so far. */
-static __always_inline int answer(hook *ctx, struct packet *p, int decision)
+SLOW int answer(hook *ctx, struct packet *p, int decision)
 {
 	__u32 reason = decision & 0xffff;
 
-	if (likely(decision == REDIRECTED))
-		return decision;
+	if (!p)
+		return DROP(HELPER);
 	switch (decision >> 16) {
 	case WANT_RST:
 		return answer_rst(ctx, p, reason, true);
@@ -419,15 +421,13 @@ static __always_inline int answer(hook *ctx, struct packet *p, int decision)
 }
 #endif
 
-/* Counts a decision that is not plain forwarding, and says it to a test. An enum action. */
-static __always_inline __u32 decide(struct packet *p, int decision, __u32 length)
+/* Counts a decision that is not plain forwarding. An enum action. */
+SLOW __u32 decide_other(struct packet *p, int decision, __u32 length)
 {
 	__u32 action = decision >> 16, reason = decision & 0xffff;
 
-	if (likely(decision == REDIRECTED)) {
-		record(ACTION_REDIRECT, REASON_NONE, p->out);
-		return ACTION_REDIRECT;
-	}
+	if (!p)
+		return ACTION_DROP;
 	if (action == ACTION_PASS && !(p->flags & IFACE_PASS_OTHER))
 		action = ACTION_DROP;
 #ifdef HOOK_XDP
@@ -445,6 +445,16 @@ static __always_inline __u32 decide(struct packet *p, int decision, __u32 length
 			stats->dropped++;
 	}
 	return action;
+}
+
+/* The entry's: an enum action, counted, and said to a test. */
+static __always_inline __u32 decide(struct packet *p, int decision, __u32 length)
+{
+	if (likely(decision == REDIRECTED)) {
+		record(ACTION_REDIRECT, REASON_NONE, p->out);
+		return ACTION_REDIRECT;
+	}
+	return decide_other(p, decision, length);
 }
 
 #endif

@@ -17,7 +17,9 @@ int privlink_tc(struct __sk_buff *skb)
 	    bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), test_input.vlan))
 		return TC_ACT_SHOT;
 	length = skb->len;
-	decision = answer(skb, &p, receive(skb, &p));
+	decision = receive(skb, &p);
+	if (unlikely(decision != REDIRECTED))
+		decision = answer(skb, &p, decision);
 	action = decide(&p, decision, length);
 	if (test_mode)
 		test_verdict.vlan = skb->vlan_present ? skb->vlan_tci & 0xfff : 0;

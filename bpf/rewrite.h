@@ -55,53 +55,64 @@ static __always_inline bool sum_equal(__u16 a, __u16 b)
 	return (a == 0xffff ? 0 : a) == (b == 0xffff ? 0 : b);
 }
 
-/* The L4 checksum after addresses and ports have changed. Where nobody verified it, the helper alone
- * knows whether it is partial, in which case only the addresses enter. It is called once, for these;
- * what it made of the field tells which one it was, and the ports are added here.
+/* A checksum that nobody verified, at `at`, after addresses and ports have changed: the helper alone knows
+ * whether it is partial, in which case only the addresses enter. It is called once, for these; what it
+ * made of the field tells which one it was, and the ports are added here. A function of its own: the
+ * fast path is the shorter for it.
  */
-static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
-                                         const struct rewrite *rw, __u32 at)
+SLOW int rewrite_unverified(hook *ctx, __u32 at, __u16 l3_delta, __u16 l4_delta, bool udp)
 {
-	bool udp = p->key.proto == IPPROTO_UDP;
 	__u64 zero = udp && !MUTANT(13) ? BPF_F_MARK_MANGLED_0 : 0;
+	void *data = hook_data(ctx), *end = hook_end(ctx);
 	__u16 old, full, *check;
-	void *data, *end;
 
-	at += udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check);
-	data = hook_data(ctx);
-	end = hook_end(ctx);
+	at &= 0x7f;
 	check = data + at;
 	if ((void *)(check + 1) > end)
 		return DROP(SHORT);
 	old = *check;
-	if (udp && !old && !MUTANT(13)) /* RFC 768: 0 = none, and stays so */
-		return GO_ON;
-	if (bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) >= 0) {
-		/* CHECKSUM_UNNECESSARY: a NIC or GRO verified it, so it is in the packet */
-		full = check_apply2(old, rw->l3_delta, rw->l4_delta);
-		*check = udp && !full ? 0xffff : full;
-		return GO_ON;
-	}
-	if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, rw->l3_delta, BPF_F_PSEUDO_HDR | zero))
+	if (MUTANT(33) || bpf_l4_csum_replace(ctx, at, 0, l3_delta, BPF_F_PSEUDO_HDR | zero))
 		return DROP(HELPER);
-	if (unlikely(sum_equal(rw->l3_delta, 0))) {
+	if (unlikely(sum_equal(l3_delta, 0))) {
 		/* the addresses sum to what they did, so the field tells nothing (only then: with a sum of
 		 * d a complete one became old - d, a partial one old + d, and 65,535 is odd)
 		 */
-		if (bpf_l4_csum_replace(ctx, at, 0, rw->l4_delta, zero))
+		if (bpf_l4_csum_replace(ctx, at, 0, l4_delta, zero))
 			return DROP(HELPER);
 		return GO_ON;
 	}
-	full = check_apply(old, rw->l3_delta);
+	full = check_apply(old, l3_delta);
 	data = hook_data(ctx);
 	end = hook_end(ctx);
 	check = data + at;
 	if ((void *)(check + 1) > end)
 		return DROP(SHORT);
 	if (sum_equal(*check, full)) {
-		full = check_apply(*check, rw->l4_delta);
+		full = check_apply(*check, l4_delta);
 		*check = udp && !full ? 0xffff : full;
 	}
+	return GO_ON;
+}
+
+/* The L4 checksum after addresses and ports have changed. */
+static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
+                                         const struct rewrite *rw, __u32 at)
+{
+	bool udp = p->key.proto == IPPROTO_UDP;
+	void *data = hook_data(ctx), *end = hook_end(ctx);
+	__u16 full, *check;
+
+	at += udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check);
+	check = data + at;
+	if ((void *)(check + 1) > end)
+		return DROP(SHORT);
+	if (udp && !*check && !MUTANT(13)) /* RFC 768: 0 = none, and stays so */
+		return GO_ON;
+	if (bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) < 0)
+		return rewrite_unverified(ctx, at, rw->l3_delta, rw->l4_delta, udp);
+	/* CHECKSUM_UNNECESSARY: a NIC or GRO verified it, so it is in the packet */
+	full = check_apply2(*check, rw->l3_delta, rw->l4_delta);
+	*check = udp && !full ? 0xffff : full;
 	return GO_ON;
 }
 #endif
@@ -157,7 +168,7 @@ static __always_inline int rewrite(hook *ctx, struct packet *p, const struct rew
 
 #ifdef HOOK_TC
 /* The tag of the interface it leaves by instead of the one it came with. */
-static __always_inline int retag(hook *ctx, __u16 vlan)
+SLOW int retag(hook *ctx, __u16 vlan)
 {
 	if (ctx->vlan_present) {
 		if ((ctx->vlan_tci & 0xfff) == vlan && vlan)

@@ -43,20 +43,29 @@ static __always_inline void slice_return_link(struct slice *slice)
  */
 #define RESTS 64 /* eight NAT IPs, eight backends, if their last octets follow each other */
 
-static struct {
+static struct rest {
 	struct domain_key domain;
 	__u32 ports;
 } rests[RESTS];
 
-SLOW int rests_count(__u32 place)
+static __always_inline struct rest *rest_at(__u32 place)
 {
+	/* masked where it is used: 6.1 forgets the bounds of a number that was on the stack */
+	asm volatile("" : "+r"(place));
+	return &rests[place & (RESTS - 1)];
+}
+
+SLOW int rest_count(__u32 place)
+{
+	struct rest *rest = rest_at(place);
 	struct domain *d;
 
-	place &= RESTS - 1;
-	d = domain_find(&rests[place].domain);
+	if (!rest->ports)
+		return 0;
+	d = domain_find(&rest->domain);
 	if (d)
-		__sync_fetch_and_add(&d->resting, rests[place].ports);
-	rests[place].ports = 0;
+		__sync_fetch_and_add(&d->resting, rest->ports);
+	rest->ports = 0;
 	return 0;
 }
 
@@ -64,18 +73,18 @@ SLOW int rests_count(__u32 place)
 static __always_inline void sweep_end_reverse(struct flow *f, __u32 state, __u32 now)
 {
 	struct domain_key domain = domain_name(&f->key, FLOW_READ(f->rw.tag.of.flags));
-	flow_word *name = (flow_word *)&domain, *there;
 	__u32 place = (domain.nat >> 24 & 7) | (domain.backend >> 24 & 7) << 3;
+	flow_word *name = (flow_word *)&domain, *there;
+	struct rest *rest;
 
 	if (!flow_end(f, state, now))
 		return;
-	there = (flow_word *)&rests[place].domain;
-	if (there[0] != name[0] || there[1] != name[1]) {
-		if (rests[place].ports)
-			rests_count(place);
-		rests[place].domain = domain;
-	}
-	rests[place].ports++;
+	there = (flow_word *)&rest_at(place)->domain;
+	if (there[0] != name[0] || there[1] != name[1])
+		rest_count(place);
+	rest = rest_at(place);
+	rest->domain = domain;
+	rest->ports++;
 }
 
 /* What the slice found for others: quotas get back what it freed, domains learn what rests. Together, as each
@@ -86,8 +95,7 @@ static __always_inline void slice_settle(struct slice *slice)
 	struct table *t = table_only();
 
 	for (int i = 0; i < RESTS; i++)
-		if (rests[i].ports)
-			rests_count(i);
+		rest_count(i);
 
 	if (t && slice->pairs)
 		__sync_fetch_and_sub(&t->pairs, slice->pairs);
