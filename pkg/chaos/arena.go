@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/lab/load"
@@ -21,8 +25,8 @@ const (
 	proxiedPort = 7010
 )
 
-// resources are the provider's network and load balancer and the consumers' networks, as `privlink apply` takes them.
-const resources = `
+// networks are the provider's and the consumers', as `privlink apply` takes them. One consumer is behind XDP.
+const networks = `
 type: Microsoft.Network/virtualNetworks
 name: provider
 location: local
@@ -45,8 +49,12 @@ location: local
 properties:
   addressSpace: {addressPrefixes: [10.0.0.0/16]}
   subnets: [{name: default, properties: {addressPrefix: 10.0.1.0/24}}]
-  attachments: [{interface: c2, mode: tc}]
+  attachments: [{interface: c2, mode: xdp}]
 ---
+`
+
+// balancer is the load balancer of both services.
+const balancer = `
 type: Microsoft.Network/loadBalancers
 name: balancer
 location: local
@@ -76,6 +84,8 @@ type arena struct {
 	names     []string // of the gateway's interfaces: web, c1, c2
 	plain     []*load.Client
 	proxied   []*load.Client
+	config    string // the daemon's configuration file
+	flows     int    // size of the flow table it asks for
 	serial    int    // of what faults make
 	object    string // what the last fault was done to, for the log
 }
@@ -91,18 +101,65 @@ func (a *arena) vm(name string) (*lab.Namespace, string) {
 	return a.web, backendIP
 }
 
+// wires says how an interface of the gateway is wired. Behind XDP a veth has to be as a cable is: complete checksums, no
+// segmentation, a sender that waits while the other end is busy, and ends that take XDP frames.
+func wires(name string) lab.VethOptions {
+	if name == "c1" {
+		return lab.VethOptions{}
+	}
+	return lab.VethOptions{B: lab.EndOptions{
+		Off: []string{"tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-generic-segmentation"}, On: []string{"rx-gro"}, Queue: true,
+	}}
+}
+
+// stateSize is the size of the file system that the store is on.
+const stateSize = "2m"
+
+// folders makes mounts of the arena's own for what the daemon keeps, so that faults concern nobody else's.
+func (a *arena) folders() (state, bpffs string, err error) {
+	// The lab's name for pins, as the daemon names its inner namespace after it.
+	state, bpffs = a.Path("state"), a.Path(filepath.Base(a.BPFFS("gw")))
+	if err := errors.Join(os.MkdirAll(state, 0o700), os.MkdirAll(bpffs, 0o700)); err != nil {
+		return "", "", err
+	}
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size="+stateSize+",mode=0700"); err != nil {
+		return "", "", fmt.Errorf("mount a file system for the store: %w", err)
+	}
+	a.OnClose(func() {
+		_ = unix.Unmount(state, unix.MNT_DETACH)
+		_ = unix.Unmount(bpffs, unix.MNT_DETACH) // the daemon mounted it
+	})
+	return state, bpffs, nil
+}
+
+// configure writes the daemon's configuration, for its next start.
+func (a *arena) configure(flows int) error {
+	a.flows = flows
+	if err := os.WriteFile(a.config, fmt.Appendf(nil, "flows: %d\n", flows), 0o600); err != nil {
+		return fmt.Errorf("configure the daemon: %w", err)
+	}
+	return nil
+}
+
 // build makes machines, daemon and resources, and waits until both services answer both consumers.
 func build(ctx context.Context, l *lab.Lab, binary string) (*arena, error) {
-	a := &arena{Lab: l, gw: l.Namespace("gw"), names: []string{"web", "c1", "c2"}}
-	a.web = l.VM(a.gw, "web", backendIP+"/16", lab.VethOptions{})
+	a := &arena{Lab: l, gw: l.Namespace("gw"), names: []string{"web", "c1", "c2"}, config: l.Path("config.yaml")}
+	a.web = l.VM(a.gw, "web", backendIP+"/16", wires("web"))
 	if err := load.Serve(a.web, backendIP); err != nil {
 		return nil, err
 	}
 	for _, name := range a.names[1:] {
-		a.consumers = append(a.consumers, l.VM(a.gw, name, clientIP+"/16", lab.VethOptions{}))
+		a.consumers = append(a.consumers, l.VM(a.gw, name, clientIP+"/16", wires(name)))
 	}
-	a.daemon = a.gw.Daemon(ctx, lab.DaemonOptions{Binary: binary})
-	if out, err := a.daemon.CLIInput(ctx, resources, "apply", "-f", "-"); err != nil {
+	state, bpffs, err := a.folders()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.configure(tableSizes[0]); err != nil {
+		return nil, err
+	}
+	a.daemon = a.gw.Daemon(ctx, lab.DaemonOptions{Binary: binary, Args: []string{"--config", a.config}, StateDir: state, BPFFS: bpffs})
+	if out, err := a.daemon.CLIInput(ctx, networks+balancer, "apply", "-f", "-"); err != nil {
 		return nil, fmt.Errorf("make the networks: %w\n%s", err, out)
 	}
 	for _, service := range []struct {
@@ -127,7 +184,26 @@ func build(ctx context.Context, l *lab.Lab, binary string) (*arena, error) {
 			}
 		}
 	}
-	return a, a.answers(ctx, 30*time.Second)
+	if err := a.answers(ctx, 30*time.Second); err != nil {
+		return nil, err
+	}
+	return a, a.inMode(ctx, "c2", "xdp")
+}
+
+// inMode waits until an interface is attached in a mode.
+func (a *arena) inMode(ctx context.Context, name, mode string) error {
+	return lab.Poll(30*time.Second, func() error {
+		all, err := a.interfaces(ctx)
+		if err != nil {
+			return err
+		}
+		for _, i := range all {
+			if i.Interface == name && i.Mode == mode {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s is not in mode %s: %+v", name, mode, all)
+	})
 }
 
 // answers waits until every consumer has a new connection to both services.
@@ -201,21 +277,33 @@ func (a *arena) underWay() time.Time {
 	return at
 }
 
-// attached says whether the daemon has all interfaces attached, with the numbers they have now.
-func (a *arena) attached(ctx context.Context) error {
+// attachment is one interface of the daemon's status.
+type attachment struct {
+	Interface, Hook, Mode, Why, Error, MAC string
+}
+
+// interfaces are those that the daemon has.
+func (a *arena) interfaces(ctx context.Context) ([]attachment, error) {
 	out, err := a.daemon.CLI(ctx, "status", "-o", "json")
 	var exit *lab.ExitError
 	if err != nil && !(errors.As(err, &exit) && exit.Code == 1) { // 1: degraded, and it says why
-		return err
+		return nil, err
 	}
-	var status struct {
-		Interfaces []struct{ Interface, Hook, Error, MAC string }
-	}
+	var status struct{ Interfaces []attachment }
 	if err := json.Unmarshal([]byte(out), &status); err != nil {
+		return nil, err
+	}
+	return status.Interfaces, nil
+}
+
+// attached says whether the daemon has all interfaces attached, with the numbers they have now.
+func (a *arena) attached(ctx context.Context) error {
+	all, err := a.interfaces(ctx)
+	if err != nil {
 		return err
 	}
 	have := make(map[string]bool)
-	for _, i := range status.Interfaces {
+	for _, i := range all {
 		if i.Error != "" || i.Hook == "" {
 			return fmt.Errorf("%s: %s", i.Interface, i.Error)
 		}

@@ -74,6 +74,8 @@ type run struct {
 	draw           *rand.Rand
 	begin, end     time.Time
 	plain, proxied []load.Window
+	endings        []load.Window // those of proxied that end what exists
+	overlong       []error       // windows longer than their kind's may be
 	struck         map[string]int
 	longest        map[string]time.Duration // how long a kind's window was at most
 }
@@ -141,6 +143,9 @@ func (r *run) strike(ctx context.Context, k Kind) error {
 	}
 	r.struck[k.Name]++
 	over := time.Now()
+	if k.Ends {
+		r.endings = append(r.endings, load.Window{From: from, To: over.Add(*k.Proxied)})
+	}
 	for _, w := range []struct {
 		until *time.Duration
 		to    *[]load.Window
@@ -150,7 +155,11 @@ func (r *run) strike(ctx context.Context, k Kind) error {
 		}
 		window := load.Window{From: from, To: over.Add(*w.until)}
 		*w.to = append(*w.to, window)
-		r.longest[k.Name] = max(r.longest[k.Name], window.To.Sub(window.From))
+		length := window.To.Sub(window.From)
+		if length > k.Most {
+			r.overlong = append(r.overlong, fmt.Errorf("chaos: a window of %s lasted %v, %v is the most", k.Name, length.Round(time.Millisecond), k.Most))
+		}
+		r.longest[k.Name] = max(r.longest[k.Name], length)
 		if err := pause(ctx, time.Until(window.To)); err != nil {
 			return err
 		}
@@ -171,28 +180,20 @@ func (r *run) judge() (Result, error) {
 		proxied.Add(c.Stop())
 	}
 	bad := plain.Outside(r.plain)
-	// A connection that exists outlives every window.
-	bad.Broken = nil
-	for _, b := range plain.Broken {
-		excused := load.Report{Broken: []load.Broken{b}}.Outside(r.plain)
-		if len(excused.Broken) > 0 || strings.Contains(b.Kind, "busy") || strings.Contains(b.Kind, "silent") {
-			bad.Broken = append(bad.Broken, b)
-		}
-	}
-	badProxied := proxied.Outside(r.proxied)
+	broken := append(unexcused(plain.Broken, r.plain, nil), unexcused(proxied.Broken, r.proxied, r.endings)...)
 	result := Result{
 		Packets: plain.Packets, Connections: plain.Connections + proxied.Connections,
-		Lost: len(bad.Lost), Broken: len(bad.Broken) + len(badProxied.Broken),
+		Lost: len(bad.Lost), Broken: len(broken),
 	}
 	r.table(&result)
-	for _, b := range append(bad.Broken, badProxied.Broken...) {
+	for _, b := range broken {
 		fmt.Fprintf(r.Out, "broken: %s of %s from %.3f s to %.3f s: %v\n", b.Kind, b.Client, b.From.Sub(r.begin).Seconds(), b.To.Sub(r.begin).Seconds(), b.Err)
 	}
 	for _, g := range bad.Gaps() {
 		fmt.Fprintf(r.Out, "lost: packets from %.3f s to %.3f s\n", g.From.Sub(r.begin).Seconds(), g.To.Sub(r.begin).Seconds())
 	}
 	seconds := r.end.Sub(r.begin).Seconds()
-	var failed []error
+	failed := r.overlong
 	if result.Lost > 0 || result.Broken > 0 {
 		failed = append(failed, errors.New("chaos: something was lost that should not be"))
 	}
@@ -206,6 +207,19 @@ func (r *run) judge() (Result, error) {
 	return result, errors.Join(failed...)
 }
 
+// unexcused are the connections that should not have broken: new ones outside of windows, and those that existed
+// outside of endings.
+func unexcused(all []load.Broken, windows, endings []load.Window) (bad []load.Broken) {
+	for _, b := range all {
+		excuses := windows
+		if strings.Contains(b.Kind, "busy") || strings.Contains(b.Kind, "silent") {
+			excuses = endings
+		}
+		bad = append(bad, load.Report{Broken: []load.Broken{b}}.Outside(excuses).Broken...)
+	}
+	return bad
+}
+
 // table prints every kind with its windows and how often it came.
 func (r *run) table(result *Result) {
 	until := func(d *time.Duration) string {
@@ -215,7 +229,7 @@ func (r *run) table(result *Result) {
 		return fmt.Sprintf("until %v after it is over", *d)
 	}
 	w := tabwriter.NewWriter(r.Out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "FAULT\tWHAT\tPLAIN TRAFFIC\tPROXIED CONNECTIONS\tTIMES")
+	fmt.Fprintln(w, "FAULT\tWHAT\tPLAIN TRAFFIC\tPROXIED CONNECTIONS\tEXISTING ONES\tLONGEST\tMOST\tTIMES")
 	var missing []string
 	for _, k := range Kinds() {
 		n := r.struck[k.Name]
@@ -223,7 +237,14 @@ func (r *run) table(result *Result) {
 		if n == 0 {
 			missing = append(missing, k.Name)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\n", k.Name, k.What, until(k.Plain), until(k.Proxied), n)
+		existing, longest, most := "stay", "-", "-"
+		if k.Ends {
+			existing = "proxied ones end"
+		}
+		if k.Plain != nil || k.Proxied != nil {
+			longest, most = r.longest[k.Name].Round(time.Millisecond).String(), k.Most.String()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", k.Name, k.What, until(k.Plain), until(k.Proxied), existing, longest, most, n)
 	}
 	_ = w.Flush() // the writer's errors are the output's
 	share := func(windows []load.Window) float64 { return 100 * covered(windows).Seconds() / r.Duration.Seconds() }

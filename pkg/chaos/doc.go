@@ -10,9 +10,14 @@
 //
 //   - What may be lost is written in one table (see Kinds), for plain traffic and for proxied
 //     connections apart; a window begins with what was under way when the fault came.
-//   - Plain connections that exist must survive every fault; windows excuse only packets, and new
-//     connections that failed. Proxied connections end with the daemon that carries them.
+//   - Connections that exist must survive every fault; windows excuse only packets, and new
+//     connections that failed. Proxied connections end with the daemon that carries them, and only
+//     the kinds that end it excuse that.
+//   - A window is no longer than its kind's Most, however long the repair is waited for.
 //   - Windows cover at most a quarter of the run, of plain traffic and of proxied connections each.
+//
+// Not among the faults: a full flow table, which would fill up for minutes (see TestTable_Full in
+// pkg/dataplane/faults), and a stepped clock, which is the whole machine's.
 //
 // # Imports
 //

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -25,6 +26,10 @@ type Kind struct {
 	// Plain and Proxied are until when packets and new connections may fail, after what strike does has ended;
 	// nil = nothing may.
 	Plain, Proxied *time.Duration
+	// Most is how long a window of this kind is at most, from what was under way at its beginning; longer fails the run.
+	Most time.Duration
+	// Ends says that proxied connections which exist end with it: the daemon that carries them does.
+	Ends bool
 
 	strike func(ctx context.Context, a *arena, draw *rand.Rand) error
 }
@@ -34,22 +39,34 @@ func after(d time.Duration) *time.Duration { return &d }
 // grace is what TCP needs to send again into what works again: its least timeout is 200 ms, and doubles.
 const grace = time.Second
 
+// brief and start bound windows: what needs the daemon to notice, and what needs a new one.
+const (
+	brief = 6 * time.Second
+	start = 10 * time.Second
+)
+
 // Kinds are all faults: the one table of windows.
 func Kinds() []Kind {
 	return []Kind{
-		{"kill", "kill -9 of the daemon, and its start", nil, after(grace), kill},
-		{"upgrade", "SIGTERM, and a start with new programs", nil, after(grace), upgrade},
-		{"apply", "services, rules and endpoints made and removed", nil, nil, apply},
-		{"link flap", "an interface down and up", after(grace), after(grace), flap},
-		{"interface anew", "an interface deleted and made again", after(grace), after(grace), remake},
-		{"program taken", "our TCX program detached by another agent", after(grace), after(grace), takeProgram},
-		{"pins removed", "everything in the bpffs folder deleted", nil, nil, removePins},
-		{"stranger", "another program before ours on the TCX hook", nil, nil, addStranger},
-		{"overrun", "more netlink messages than the daemon's socket holds", nil, nil, overrun},
-		{"namespace gone", "an attached interface's machine dies", nil, nil, namespaceGone},
-		{"stopped", "the daemon gets no processor for a second", nil, after(grace), stopped},
-		{"descriptors", "the daemon has no descriptor left for a second", nil, after(grace), descriptors},
-		{"offload", "a machine switches GRO and checksum offload", nil, nil, offload},
+		{"kill", "kill -9 of the daemon, and its start", nil, after(grace), start, true, kill},
+		{"upgrade", "SIGTERM, and a start with new programs", nil, after(grace), start, true, upgrade},
+		{"migration", "SIGTERM, and a start with a flow table of another size", nil, after(grace), start, true, migrate},
+		{"store unusable", "kill -9, and a start that a read-only or damaged store refuses, before one that goes well", nil, after(grace), start, true, storeUnusable},
+		{"disk full", "no room for the store: a request is refused", nil, nil, 0, false, diskFull},
+		{"apply", "services, rules, backends and endpoints made, changed and removed", nil, nil, 0, false, apply},
+		{"link flap", "an interface down and up", after(grace), after(grace), brief, false, flap},
+		{"interface anew", "an interface deleted and made again", after(grace), after(grace), brief, false, remake},
+		{"number reused", "an interface deleted, its number taken by another one, and made again", after(grace), after(grace), brief, false, reuse},
+		{"program taken", "our TCX program detached by another agent", after(grace), after(grace), brief, false, takeProgram},
+		{"hook occupied", "our XDP program replaced by another agent's for a second", nil, nil, 0, false, occupy},
+		{"pins removed", "everything in the bpffs folder deleted", nil, nil, 0, false, removePins},
+		{"bpffs unmounted", "the file system of the pins unmounted", nil, nil, 0, false, unmount},
+		{"stranger", "another program before ours on the TCX hook", nil, nil, 0, false, addStranger},
+		{"overrun", "more netlink messages than the daemon's socket holds", nil, nil, 0, false, overrun},
+		{"namespace gone", "an attached interface's machine dies", nil, nil, 0, false, namespaceGone},
+		{"stopped", "the daemon gets no processor for a second", nil, after(grace), brief, false, stopped},
+		{"descriptors", "the daemon has no descriptor left for a second", nil, after(grace), brief, false, descriptors},
+		{"offload", "a machine switches GRO and checksum offload behind XDP", after(grace), after(grace), brief, false, offload},
 	}
 }
 
@@ -65,6 +82,20 @@ func upgrade(ctx context.Context, a *arena, _ *rand.Rand) error {
 	return a.ready(ctx)
 }
 
+// tableSizes are what migrations go between, in flows.
+var tableSizes = [2]int{1 << 16, 1 << 17}
+
+func migrate(ctx context.Context, a *arena, _ *rand.Rand) error {
+	flows := tableSizes[0] + tableSizes[1] - a.flows
+	a.object = fmt.Sprintf("%d to %d flows", a.flows, flows)
+	a.daemon.Stop()
+	if err := a.configure(flows); err != nil {
+		return err
+	}
+	a.daemon.Start(ctx)
+	return a.ready(ctx)
+}
+
 // ready waits until a daemon that was started carries proxied connections.
 func (a *arena) ready(ctx context.Context) error {
 	address := fmt.Sprintf("%s:%d", proxiedIP, proxiedPort)
@@ -76,19 +107,40 @@ func (a *arena) ready(ctx context.Context) error {
 	return nil
 }
 
+// change makes the load balancer that traffic goes through have one more rule.
+const change = `  - {name: another, properties: {protocol: Tcp, frontendPort: 7020, backendPort: 7008, frontendIPConfiguration: {id: loadBalancers/balancer/frontendIPConfigurations/plain}, backendAddressPool: {id: loadBalancers/balancer/backendAddressPools/pool}}}
+`
+
 func apply(ctx context.Context, a *arena, draw *rand.Rand) error {
-	for range 1 + draw.IntN(3) {
+	for range 1 + draw.IntN(2) {
 		a.serial++
 		name := fmt.Sprint("net", a.serial)
+		if _, err := a.daemon.CLIInput(ctx, balancer+change, "apply", "-f", "-"); err != nil {
+			return err
+		}
+		lb := func(rule, backend string) []string {
+			return []string{"lb", "create", name, "--vnet", "provider", "--subnet", "servers", "--rule", rule, "--backend", backend}
+		}
 		for _, args := range [][]string{
 			{"vnet", "create", name, "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.1.0/24"},
-			{"endpoint", "create", name, "--vnet", name, "--subnet", "default", "--service", a.service("plain")},
+			lb("tcp:80", backendIP),
+			{"service", "create", name, "--lb", name, "--nat-subnet", "servers", "--nat-ip-count", "1", "--visibility", "*", "--auto-approval", "*"},
+			{"endpoint", "create", name, "--vnet", name, "--subnet", "default", "--service", a.service(name)},
+			{"endpoint", "create", name + "-plain", "--vnet", name, "--subnet", "default", "--service", a.service("plain")},
+			lb("udp:53", "10.0.0.200"),
+			{"service", "update", name, "--nat-ip-count", "2", "--idle-timeout", "60"},
 			{"endpoint", "delete", name},
+			{"endpoint", "delete", name + "-plain"},
+			{"service", "delete", name},
+			{"lb", "delete", name},
 			{"vnet", "delete", name},
 		} {
 			if _, err := a.daemon.CLI(ctx, args...); err != nil {
 				return err
 			}
+		}
+		if _, err := a.daemon.CLIInput(ctx, balancer, "apply", "-f", "-"); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -115,9 +167,32 @@ func flap(_ context.Context, a *arena, draw *rand.Rand) error {
 
 func remake(ctx context.Context, a *arena, draw *rand.Rand) error {
 	name := a.pick(draw)
-	vm, address := a.vm(name)
 	a.gw.Delete(name)
-	a.Veth(a.gw, name, vm, "eth0", lab.VethOptions{B: lab.EndOptions{Addr: address + "/16"}})
+	return a.makeAgain(ctx, name)
+}
+
+// reuse makes another interface with the number of one that is gone; privlink has no business with it.
+func reuse(ctx context.Context, a *arena, draw *rand.Rand) error {
+	name := a.pick(draw)
+	number := a.gw.Link(name).Attrs().Index
+	a.gw.Delete(name)
+	h := a.gw.Netlink()
+	if err := h.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "other", Index: number}, PeerName: "otherpeer"}); err != nil {
+		return fmt.Errorf("make an interface with number %d: %w", number, err)
+	}
+	a.gw.Up("other")
+	a.gw.Up("otherpeer")
+	err := a.makeAgain(ctx, name)
+	a.gw.Delete("other")
+	return err
+}
+
+// makeAgain brings back an interface of the gateway that is gone, and waits until it carries traffic.
+func (a *arena) makeAgain(ctx context.Context, name string) error {
+	vm, address := a.vm(name)
+	wire := wires(name)
+	wire.B.Addr = address + "/16"
+	a.Veth(a.gw, name, vm, "eth0", wire)
 	if err := lab.Poll(30*time.Second, func() error { return a.attached(ctx) }); err != nil {
 		return fmt.Errorf("attach %s again: %w", name, err)
 	}
@@ -155,24 +230,43 @@ func (a *arena) attachedLinks(name string) (n int, err error) {
 }
 
 func removePins(_ context.Context, a *arena, _ *rand.Rand) error {
-	count := func() (n int, err error) {
-		err = filepath.WalkDir(a.daemon.BPFFS, func(_ string, e os.DirEntry, err error) error {
-			if err == nil && !e.IsDir() {
-				n++
+	return a.losePins(func() error {
+		entries, err := os.ReadDir(a.daemon.BPFFS) // the folder itself is a mount point
+		for _, e := range entries {
+			if e.IsDir() { // the kernel has files of its own beside them, which nobody can remove
+				err = errors.Join(err, os.RemoveAll(filepath.Join(a.daemon.BPFFS, e.Name())))
 			}
-			return err
-		})
-		return n, err
-	}
-	before, err := count()
+		}
+		return err
+	})
+}
+
+func unmount(_ context.Context, a *arena, _ *rand.Rand) error {
+	return a.losePins(func() error { return unix.Unmount(a.daemon.BPFFS, unix.MNT_DETACH) })
+}
+
+// pins counts what is pinned.
+func (a *arena) pins() (n int, err error) {
+	err = filepath.WalkDir(a.daemon.BPFFS, func(_ string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			n++
+		}
+		return err
+	})
+	return n, err
+}
+
+// losePins loses all pins and waits until the daemon has brought them back.
+func (a *arena) losePins(lose func() error) error {
+	before, err := a.pins()
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(a.daemon.BPFFS); err != nil {
+	if err := lose(); err != nil {
 		return err
 	}
 	return lab.Poll(15*time.Second, func() error {
-		n, err := count()
+		n, err := a.pins()
 		if err == nil && n < before {
 			err = fmt.Errorf("%d pins of %d", n, before)
 		}
@@ -180,14 +274,49 @@ func removePins(_ context.Context, a *arena, _ *rand.Rand) error {
 	})
 }
 
-func addStranger(ctx context.Context, a *arena, draw *rand.Rand) error {
-	const next = -1
+// stranger is a program of somebody else's.
+func stranger(kind ebpf.ProgramType, verdict int64) (*ebpf.Program, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "stranger", Type: ebpf.SchedCLS, License: "GPL",
-		Instructions: asm.Instructions{asm.LoadImm(asm.R0, next, asm.DWord), asm.Return()},
+		Name: "stranger", Type: kind, License: "GPL",
+		Instructions: asm.Instructions{asm.LoadImm(asm.R0, verdict, asm.DWord), asm.Return()},
 	})
 	if err != nil {
-		return fmt.Errorf("load a program: %w", err)
+		return nil, fmt.Errorf("load a program: %w", err)
+	}
+	return p, nil
+}
+
+// occupy takes the XDP hook of the one that has it: the filter behind carries all.
+func occupy(ctx context.Context, a *arena, _ *rand.Rand) error {
+	const pass = 2
+	p, err := stranger(ebpf.XDP, pass)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if out, err := a.gw.Run(ctx, "bpftool", "link", "detach", "pinned", filepath.Join(a.daemon.BPFFS, "links", "xdp-c2")); err != nil {
+		return fmt.Errorf("detach c2: %w\n%s", err, out)
+	}
+	var l link.Link
+	err = a.gw.Do(func() (err error) {
+		l, err = link.AttachXDP(link.XDPOptions{Interface: a.gw.Link("c2").Attrs().Index, Program: p, Flags: link.XDPDriverMode})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("attach a program to the XDP hook: %w", err)
+	}
+	defer l.Close()
+	if err := errors.Join(a.inMode(ctx, "c2", "tc"), pause(ctx, time.Second), l.Close()); err != nil {
+		return err
+	}
+	return a.inMode(ctx, "c2", "xdp")
+}
+
+func addStranger(ctx context.Context, a *arena, draw *rand.Rand) error {
+	const next = -1
+	p, err := stranger(ebpf.SchedCLS, next)
+	if err != nil {
+		return err
 	}
 	defer p.Close()
 	var l link.Link
@@ -273,12 +402,20 @@ func descriptors(ctx context.Context, a *arena, _ *rand.Rand) error {
 	return a.ready(ctx)
 }
 
-func offload(_ context.Context, a *arena, draw *rand.Rand) error {
-	vm, _ := a.vm(a.pick(draw))
-	feature := []string{"rx-gro", "tx-checksum-ip-generic"}[draw.IntN(2)]
-	was := feature != "rx-gro" // veth's defaults
-	vm.SetFeatures("eth0", !was, feature)
-	vm.SetFeatures("eth0", was, feature)
+// offload switches back and forth what makes XDP frames and TC's differ: with checksum offload the consumer behind XDP
+// sends what has no checksum yet, and without GRO the provider's machine takes no frames of XDP.
+func offload(ctx context.Context, a *arena, draw *rand.Rand) error {
+	vm, feature, was := a.consumers[1], "tx-checksum-ip-generic", false
+	if draw.IntN(2) == 0 {
+		vm, feature, was = a.web, "rx-gro", true
+	}
+	a.object = fmt.Sprintf("%s of %s", feature, vm)
+	for _, on := range []bool{!was, was} {
+		vm.SetFeatures("eth0", on, feature)
+		if err := a.answers(ctx, 30*time.Second); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

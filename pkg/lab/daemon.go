@@ -35,6 +35,8 @@ func (l *Lab) Build(ctx context.Context, pkg string) string {
 type DaemonOptions struct {
 	Binary string   // the privlink executable
 	Args   []string // further arguments of `privlink run`
+	// StateDir and BPFFS are folders of the caller's; empty = the lab's.
+	StateDir, BPFFS string
 }
 
 // Daemon is `privlink run` inside a namespace, with state, socket and pins of its own. It is in the
@@ -54,7 +56,13 @@ func (n *Namespace) Daemon(ctx context.Context, o DaemonOptions) *Daemon {
 	dir := n.serverDir("privlink")
 	d := &Daemon{
 		Namespace: n, Binary: o.Binary, args: o.Args,
-		Socket: filepath.Join(dir, "socket"), StateDir: filepath.Join(dir, "state"), BPFFS: n.lab.BPFFS(n.short),
+		Socket: filepath.Join(dir, "socket"), StateDir: o.StateDir, BPFFS: o.BPFFS,
+	}
+	if d.StateDir == "" {
+		d.StateDir = filepath.Join(dir, "state")
+	}
+	if d.BPFFS == "" {
+		d.BPFFS = n.lab.BPFFS(n.short)
 	}
 	d.Start(ctx)
 	return d
