@@ -58,7 +58,7 @@ func serviceFlags() []cli.Flag {
 		&cli.StringFlag{Name: "proxy-tlv", Usage: "form of the identity in the header, `azure|aws|gcp|none`", DefaultText: "new: azure"},
 		&cli.IntFlag{Name: "idle-timeout", Usage: "end flows idle for `SECONDS`, 10..86400", DefaultText: "new: the rule's, else 300"},
 		&cli.BoolFlag{Name: "tcp-reset", Usage: "reset both ends when a TCP flow becomes idle"},
-		&cli.Int64Flag{Name: "max-flows-per-endpoint", Usage: "flows one endpoint may have open, `N`", DefaultText: "new: a quarter of the table's pairs"},
+		&cli.Int64Flag{Name: "max-flows-per-endpoint", Usage: "flows one endpoint may have open, `N`", DefaultText: "new: a quarter of the table's pairs, at most 32256 for each NAT IP"},
 		&cli.IntFlag{Name: "nat-drain", Usage: "`SECONDS` that flows have left on a NAT IP taken out, 0..86400; the service is Updating meanwhile", DefaultText: "new: 300"},
 	}
 }

@@ -107,7 +107,8 @@ type ServiceOwn struct {
 	IdleTimeoutInSeconds Own[int32] `json:"idleTimeoutInSeconds,omitzero"`
 	// EnableTCPReset sends both ends a RST at idle expiry. Default false.
 	EnableTCPReset Own[bool] `json:"enableTcpReset,omitzero"`
-	// MaxFlowsPerEndpoint is a number of pairs, 1... Default: a quarter of the table's.
+	// MaxFlowsPerEndpoint is a number of pairs, 1... Default: a quarter of the table's, at most half of the ports that
+	// the NAT IPs have towards one backend (32,256 each).
 	MaxFlowsPerEndpoint Own[int64] `json:"maxFlowsPerEndpoint,omitzero"`
 	// ProxyTLV is the style of the identity in PROXY headers. Default azure.
 	ProxyTLV Own[ProxyTLV] `json:"proxyTlv,omitzero"`

@@ -43,7 +43,7 @@ func Differences(bpffs string, want State, inner string) (list []Difference, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	due := describe(want)
+	due := describe(want, r.k.config.load(0).MaxPairs)
 	have, err := r.describe(&due, inner)
 	if err != nil {
 		return nil, fmt.Errorf("compare the kernel with revision %d: %w", want.Revision, err)
@@ -76,7 +76,8 @@ func (d *description) name(kind string, parts ...string) string {
 }
 
 // describe says what a State wants. It follows DESIGN's words and none of the plan's tables.
-func describe(s State) description {
+func describe(s State, pairs uint32) description {
+	limits := defaultLimits(s, pairs)
 	d := description{objects: map[string]string{}, names: map[uint64]string{}, proxied: map[string]bool{}}
 	for _, n := range s.Networks {
 		d.name("vnet", n.Key)
@@ -100,10 +101,10 @@ func describe(s State) description {
 			kind = bpfAddressKindADDR_FRONTEND
 		}
 		d.objects[addressObject(l.Addr, l.Network)] = addressText(kind, d.name("link", l.Key), true)
-		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
 		if l.MaxFlows == 0 {
-			limit = "a quarter"
+			l.MaxFlows = limits(&l)
 		}
+		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
 		d.objects["link "+l.Key] = linkText(l.ID, uint8(l.State), uint16(l.Epoch), l.RuleSet, l.Addr, l.Network, limit)
 	}
 	for _, l := range s.Links {
@@ -220,7 +221,6 @@ func (r *reading) describe(d *description, inner string) (map[string]string, err
 	hidden := ident("vnet", inner)
 	innerVNet := func(vnet uint16) bool { return vnet != 0 && r.k.vnets.load(uint32(vnet)).Ident == hidden }
 	network := func(vnet uint16) string { return named(r.k.vnets, uint32(vnet)) }
-	quarter := max(1, r.k.config.load(0).MaxPairs/4)
 	for slot := uint32(1); slot < r.k.links.count; slot++ {
 		l := r.k.links.load(slot)
 		if l.Ident == 0 || l.Ident == probeIdent {
@@ -228,9 +228,6 @@ func (r *reading) describe(d *description, inner string) (map[string]string, err
 		}
 		key := nameOf(d, l.Ident)
 		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
-		if due := d.objects["link "+key]; l.MaxFlows == quarter && strings.HasSuffix(due, "flows a quarter") {
-			limit = "a quarter"
-		}
 		have["link "+key] = linkText(l.LinkId, l.State, l.Epoch, named(r.k.services, l.Service), fromNetOrder(l.Addr), network(l.Vnet), limit)
 	}
 	for slot := uint32(1); slot < r.k.backends.count; slot++ {

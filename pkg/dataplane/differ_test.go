@@ -111,3 +111,17 @@ func TestDifferences_AfterApply_NoneAndEachDamageIsFound(t *testing.T) {
 		t.Errorf("no links: %q", got)
 	}
 }
+
+func TestDifferences_NoLimitOfItsOwn_HalfOfThePortsIsDue(t *testing.T) {
+	g, _, _, s := newPair(t)
+	g.edit = func(o *Options) { o.Pairs = 1 << 18 }
+	g.open()
+	g.apply(s)
+	if got := g.differences(s); got != "" {
+		t.Fatalf("after Apply:\n%s", got)
+	}
+	s.Links[0].MaxFlows = 1 << 16 // a quarter of the table's
+	if got := g.differences(s); !strings.Contains(got, "flows 32256, should be") {
+		t.Errorf("with another limit due: %q", got)
+	}
+}

@@ -539,10 +539,14 @@ func (d *Dataplane) planRetired(p *plan) {
 
 func (d *Dataplane) planLinks(p *plan) {
 	room := int(d.k.maps[mapAddresses].MaxEntries())
+	limits := defaultLimits(p.state, d.k.config.load(0).MaxPairs)
 	for _, l := range p.state.Links {
 		at, err := p.place(l.Network, l.Addr)
 		if err != nil {
 			continue // planClaims said so, or it has no address yet
+		}
+		if l.MaxFlows == 0 {
+			l.MaxFlows = limits(&l)
 		}
 		if err := d.planLink(p, &l, at, room); err != nil {
 			p.fail(l.Key, "%w", err)
@@ -572,6 +576,28 @@ func (d *Dataplane) planLinks(p *plan) {
 	}
 }
 
+// defaultLimits says how many pairs a link may have open that has no limit of its own: a quarter of the table's,
+// and at most half of the ports that its rule set's NAT IPs have towards one backend. Whoever takes all that it
+// may, and gets all of it sent to one backend, leaves the other half to the others. A frontend has no others: its
+// one link is the whole network's.
+func defaultLimits(s State, pairs uint32) func(*Link) uint32 {
+	ports := make(map[string]uint32, len(s.RuleSets))
+	for _, rs := range s.RuleSets {
+		for _, source := range rs.Sources {
+			if !source.Draining && ports[rs.Key] < uint32(len(bpfNatset{}.Addr))*PortsPerDomain {
+				ports[rs.Key] += PortsPerDomain
+			}
+		}
+	}
+	return func(l *Link) uint32 {
+		limit := pairs / 4
+		if have := ports[l.RuleSet]; have != 0 && !l.Frontend {
+			limit = min(limit, have/2)
+		}
+		return max(1, limit)
+	}
+}
+
 // planLink enters a link and its address. An error leaves out both.
 func (d *Dataplane) planLink(p *plan, l *Link, at neigh.Key, room int) error {
 	id := ident("link", l.Key)
@@ -597,9 +623,6 @@ func (d *Dataplane) planLink(p *plan, l *Link, at neigh.Key, room int) error {
 	entry := bpfLink{
 		Ident: id, LinkId: l.ID, State: uint8(l.State), Service: service, MaxFlows: l.MaxFlows,
 		Addr: netOrder(l.Addr), Vnet: at.VNet, Epoch: uint16(l.Epoch),
-	}
-	if entry.MaxFlows == 0 {
-		entry.MaxFlows = max(1, d.k.config.load(0).MaxPairs/4)
 	}
 	p.links[slot] = entry
 	kind := bpfAddressKindADDR_ENDPOINT

@@ -167,6 +167,7 @@ type Link struct {
 	// Epoch changes when established flows must end although State is the same after as before
 	// (rejected and approved again between two Applies).
 	Epoch uint32
-	// MaxFlows is a number of pairs, 1..; 0 = a quarter of the table's.
+	// MaxFlows is a number of pairs, 1..; 0 = a quarter of the table's, and for an endpoint at most half of the ports
+	// that the rule set's sources have towards one backend.
 	MaxFlows uint32
 }

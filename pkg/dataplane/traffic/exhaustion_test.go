@@ -68,13 +68,98 @@ func TestExhaustion_NATIPAdded_RelievesAtOnce(t *testing.T) {
 	}
 }
 
+// An endpoint that takes all the ports that it may leaves the others of its service, and of the same backend, enough.
+func TestExhaustion_OneEndpoint_LeavesPortsToOthers(t *testing.T) {
+	// A quarter of this table's pairs is more than there are ports.
+	r := newRig(t, rigOptions{consumers: 2, wire: wire(), pairs: 1 << 18})
+	r.backend.EchoServer(backendIP + ":7")
+	limit := func() uint32 {
+		t.Helper()
+		stats, err := r.d.LinkStats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stats[0].MaxFlows
+	}
+	if n := limit(); n != portCount/2 {
+		t.Fatalf("an endpoint may have %d flows, want %d", n, portCount/2)
+	}
+	takePorts(r, portCount/2)
+	sprayPorts(r, portCount)
+	if n := reasonCount(r, "quota"); n < portCount/4 {
+		t.Fatalf("only %d flows were refused for the quota: that was no attempt on the ports", n)
+	}
+	const others = 1000
+	if n := echoed(r, 20_000, others); n < others*99/100 {
+		t.Errorf("the other endpoint opened %d of %d flows", n, others)
+	}
+	if n := reasonCount(r, "ports"); n > 0 {
+		t.Errorf("%d packets found no port", n)
+	}
+
+	// The same attempt takes everything where the provider allows it: the ports of the two are the same ones.
+	r.state.Links[0].MaxFlows = 1 << 17
+	r.apply()
+	sprayPorts(r, portCount)
+	sprayPorts(r, portCount) // what was lost on the way
+	if n := echoed(r, 30_000, others); n >= others*99/100 {
+		t.Errorf("with all ports taken the other endpoint opened %d of %d flows", n, others)
+	}
+
+	// With two NAT IPs the quarter is less than half of the ports; one that drains gives none.
+	r.state.Links[0].MaxFlows = 0
+	r.state.RuleSets[0].Sources = sources(3)
+	r.apply()
+	if n := limit(); n != 1<<16 {
+		t.Errorf("with three NAT IPs an endpoint may have %d flows, want %d", n, 1<<16)
+	}
+	r.state.RuleSets[0].Sources[0].Draining, r.state.RuleSets[0].Sources[2].Draining = true, true
+	r.apply()
+	if n := limit(); n != portCount/2 {
+		t.Errorf("with two of three NAT IPs draining an endpoint may have %d flows, want %d", n, portCount/2)
+	}
+}
+
+// echoed is how many of n new flows of the second consumer's to port 7, from ports of its own, got an echo. A datagram that the wire lost is
+// sent again, as any client does.
+func echoed(r *rig, from, n int) (got int) {
+	r.t.Helper()
+	done := make(chan bool, n)
+	for i := range n {
+		c, err := r.consumers[1].Dial(r.t.Context(), "udp", fmt.Sprintf("%s:%d", clientIP, from+i), endpointIP+":7")
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer c.Close()
+		go func() {
+			for range 4 {
+				_, err := c.Write(make([]byte, 16))
+				if err == nil {
+					err = c.SetReadDeadline(time.Now().Add(time.Second))
+				}
+				if err == nil {
+					_, err = c.Read(make([]byte, 64))
+				}
+				if err == nil {
+					done <- true
+					return
+				}
+			}
+			done <- false
+		}()
+	}
+	for range n {
+		if <-done {
+			got++
+		}
+	}
+	return got
+}
+
 // takePorts opens n flows from the client to port 7 of the endpoint. Nothing answers them: the header checksum is
 // not right, which is for the backend to notice.
 func takePorts(r *rig, n int) {
 	r.t.Helper()
-	s := fragmented{src: clientIP, dst: endpointIP, sport: 1024, dport: 7, size: 8, split: 16}.sentBy(r.consumers[0], r.gw.MAC("c1"))
-	frame := s.datagram(r, 0, 1)[0]
-	binary.BigEndian.PutUint16(frame[20:], 0) // a whole one
 	opened := func() int {
 		stats, err := r.d.LinkStats()
 		if err != nil {
@@ -84,21 +169,30 @@ func takePorts(r *rig, n int) {
 	}
 	before := opened()
 	r.Wait(fmt.Sprintf("%d flows", n), 20*time.Second, func() error {
-		for i := range n {
-			binary.BigEndian.PutUint16(frame[34:], uint16(1024+i))
-			err := s.wire.Send(frame)
-			for ; errors.Is(err, unix.ENOBUFS); err = s.wire.Send(frame) {
-				time.Sleep(time.Millisecond) // the other end takes its time
-			}
-			if err != nil {
-				r.t.Fatal(err)
-			}
-		}
+		sprayPorts(r, n)
 		if now := opened() - before; now != n { // some were lost: once more
 			return fmt.Errorf("%d", now)
 		}
 		return nil
 	})
+}
+
+// sprayPorts asks once for each of the flows that takePorts opens.
+func sprayPorts(r *rig, n int) {
+	r.t.Helper()
+	s := fragmented{src: clientIP, dst: endpointIP, sport: 1024, dport: 7, size: 8, split: 16}.sentBy(r.consumers[0], r.gw.MAC("c1"))
+	frame := s.datagram(r, 0, 1)[0]
+	binary.BigEndian.PutUint16(frame[20:], 0) // a whole one
+	for i := range n {
+		binary.BigEndian.PutUint16(frame[34:], uint16(1024+i))
+		err := s.wire.Send(frame)
+		for ; errors.Is(err, unix.ENOBUFS); err = s.wire.Send(frame) {
+			time.Sleep(time.Millisecond) // the other end takes its time
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
 }
 
 // reasonCount is how many packets met a reason.
