@@ -90,7 +90,7 @@ check-crash: export CRASH_KILLS ?= 200
 check-crash: ## kill -9 while many write: nothing acknowledged is lost, the kernel is as the store: CRASH_KILLS=N (root, 5 min)
 	@go run ./scripts/check-crash
 
-# Judges throughput by the best of some rounds: nothing else may run beside it.
+# Judges throughput on one processor while the other is busy in two ways: nothing else may run beside it.
 check-hostile: ## what other consumers keep beside one that attacks at full rate, eight kinds of attack (root, 1 min)
 	FAULTS_ALONE=1 go test -count=1 -v -run TestHostile_FullRate ./pkg/dataplane/faults
 
