@@ -5,7 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
+	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/lab/load"
+	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
 // marker is in every frame of the attacker's, in its first 8 bytes of payload and again later.
@@ -112,12 +116,20 @@ func (a *attack) arp(op uint16, senderMAC net.HardwareAddr, sender, target strin
 }
 
 func (a *attack) ipv6() {
-	all := net.ParseIP("ff02::1")
-	for _, dst := range []net.IP{all, net.ParseIP("2001:db8::4"), net.ParseIP("fe80::1")} {
-		ip := &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: layers.IPProtocolUDP, SrcIP: net.ParseIP("2001:db8::66"), DstIP: dst}
+	for _, dst := range []string{backendIPv6, otherIPv6, innerIPv6, "ff02::1", "fe80::1"} {
+		ip := func(next layers.IPProtocol) *layers.IPv6 {
+			return &layers.IPv6{Version: 6, HopLimit: 64, NextHeader: next, SrcIP: net.ParseIP("2001:db8::66"), DstIP: net.ParseIP(dst)}
+		}
+		eth := a.eth(layers.EthernetTypeIPv6)
 		udp := &layers.UDP{SrcPort: 5555, DstPort: 53}
-		_ = udp.SetNetworkLayerForChecksum(ip)
-		a.add(a.eth(layers.EthernetTypeIPv6), ip, udp, payload())
+		_ = udp.SetNetworkLayerForChecksum(ip(layers.IPProtocolUDP))
+		a.add(eth, ip(layers.IPProtocolUDP), udp, payload())
+		tcp := &layers.TCP{SrcPort: 5555, DstPort: 80, SYN: true, Seq: 1, Window: 65535}
+		_ = tcp.SetNetworkLayerForChecksum(ip(layers.IPProtocolTCP))
+		a.add(eth, ip(layers.IPProtocolTCP), tcp, payload())
+		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeEchoRequest, 0)}
+		_ = icmp.SetNetworkLayerForChecksum(ip(layers.IPProtocolICMPv6))
+		a.add(eth, ip(layers.IPProtocolICMPv6), icmp, &layers.ICMPv6Echo{Identifier: 1}, payload())
 	}
 }
 
@@ -149,20 +161,21 @@ func (r *rig) victim(network string) dataplane.Flow {
 	return found
 }
 
-// build makes all the frames that a hostile consumer in c1 sends. The other consumer's endpoint is otherEndpoint.
-func (r *rig) build(otherEndpoint string) *attack {
+// build makes all the frames that a hostile consumer in c1 sends.
+func (r *hostile) build() *attack {
 	vm := r.consumers[0]
 	a := &attack{own: vm.MAC("eth0"), gateway: r.gw.MAC("c1")}
 	flow := r.victim("c2")
 	port, nat := flow.Client.Port(), flow.NAT.Port()
 	plain := a.eth(layers.EthernetTypeIPv4)
-	everywhere := []string{otherEndpoint, natIP, backendIP, "10.0.1.4", "10.0.0.1", "100.64.0.1", "100.64.0.2", "127.0.0.1",
+	everywhere := []string{otherEndpoint, proxiedIP, natIP, backendIP, "10.0.1.4", "10.0.0.1", listenIP, dialIP, sourceIP, "100.64.0.2", "127.0.0.1",
 		"169.254.169.254", "224.0.0.1", "255.255.255.255", "10.0.255.255", "0.0.0.0", "192.0.2.1"}
-	sources := []string{clientIP, "10.0.1.5", otherEndpoint, natIP, backendIP, endpointIP, "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "100.64.0.1"}
+	sources := []string{clientIP, "10.0.1.5", otherEndpoint, natIP, backendIP, endpointIP, "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", listenIP, dialIP, sourceIP}
 	for _, dst := range everywhere {
 		for _, src := range sources {
 			a.all(plain, src, dst, port, load.PortEcho)
 		}
+		a.all(plain, clientIP, dst, port, inner.ListenPort)
 		a.all(plain, backendIP, dst, load.PortEcho, nat) // as an answer of the backend's
 		a.fragments(clientIP, dst, load.PortEcho)
 		a.quote(clientIP, dst, ipv4(clientIP, endpointIP, layers.IPProtocolTCP), port, load.PortEcho)
@@ -201,7 +214,7 @@ func (r *rig) build(otherEndpoint string) *attack {
 }
 
 // send injects everything and waits until the gateway has seen it: its program counts what it does not forward.
-func (r *rig) send(a *attack) {
+func (r *hostile) send(a *attack) {
 	r.t.Helper()
 	seen := func() (n uint64) {
 		stats, err := r.gw.Netlink().LinkByName("c1")
@@ -227,10 +240,11 @@ func (r *rig) send(a *attack) {
 }
 
 // others captures every interface of every network but the attacker's, at both ends, and what the attacker gets.
-func (r *rig) others() func() (crossed []string) {
+func (r *hostile) others() func() (crossed []string) {
 	captures := map[string]*lab.Capture{
 		"c2 eth0": r.consumers[1].Capture("eth0"), "gateway's c2": r.gw.Capture("c2"),
 		"web eth0": r.backend.Capture("eth0"), "gateway's web": r.gw.Capture("web"), "gateway's lo": r.gw.Capture("lo"),
+		"splice's eth0": r.inside.Capture("eth0"), "gateway's inner": r.gw.Capture("inner"),
 	}
 	return func() (crossed []string) {
 		for name, c := range captures {
@@ -247,56 +261,144 @@ func (r *rig) others() func() (crossed []string) {
 	}
 }
 
-const otherEndpoint = "10.0.1.77"
+// Addresses that only the hostile tests have.
+const (
+	otherEndpoint = "10.0.1.77"
+	proxiedIP     = "10.0.1.11" // the other consumer's endpoint of a proxied service
+	backendIPv6   = "2001:db8::4"
+	otherIPv6     = "2001:db8::2"
+	innerIPv6     = "2001:db8::3"
+)
+
+// Addresses of the splice path: where it listens, whence it dials, and as whom consumers come to it.
+var (
+	listenIP = inner.Listen().Addr().String()
+	dialIP   = inner.DialSource(0).String()
+	sourceIP = inner.Sources()[0].String()
+)
+
+// hostile is a rig with a namespace in the place of the splice's, to which only the other consumer has a link.
+type hostile struct {
+	*rig
+	inside *lab.Namespace
+}
 
 // hostileRig is a rig whose gateway forwards, as every container host does, and has routes that would lead across.
-func hostileRig(t *testing.T, o rigOptions) *rig {
-	r := newRig(t, o)
+func hostileRig(t *testing.T, o rigOptions) *hostile {
+	r := &hostile{rig: newRig(t, o)}
+	r.inside = r.Namespace("inside")
+	const mac = "02:00:00:00:00:01"
+	r.Veth(r.gw, "inner", r.inside, "eth0", lab.VethOptions{
+		A: lab.EndOptions{MAC: mac}, B: lab.EndOptions{MAC: mac, Addr: listenIP + "/10"},
+	})
+	r.run(r.inside, "ip", "link", "set", "eth0", "arp", "off")
+	r.inner = dataplane.Inner{Network: "inner", Interface: "inner", Listen: inner.Listen(), Sources: inner.Sources()}
+	proxied := r.state.RuleSets[0]
+	proxied.Key, proxied.Sources = "proxied", []dataplane.Source{{Addr: proxied.Sources[0].Addr.Next().Next()}}
+	proxied.Rules = []dataplane.Rule{{Key: "web", Protocol: dataplane.ProtocolTCP, Port: 80, IdleTCP: 300, IdleUDP: 300, Proxy: true, Targets: proxied.Rules[0].Targets}}
+	r.state.RuleSets = append(r.state.RuleSets, proxied)
+	r.state.Links = append(r.state.Links, dataplane.Link{Key: "proxied endpoint of c2", ID: firstLink + 9, Network: "c2",
+		Addr: netip.MustParseAddr(proxiedIP), RuleSet: "proxied", State: dataplane.LinkApproved, Epoch: 1})
+
 	r.gw.Sysctl("net.ipv4.ip_forward", "1")
 	r.gw.Sysctl("net.ipv6.conf.all.disable_ipv6", "0")
 	r.gw.Sysctl("net.ipv6.conf.all.forwarding", "1")
-	for _, route := range [][]string{{"10.0.0.0/24", "web"}, {otherEndpoint + "/32", "c2"}, {"10.0.1.4/32", "c2"}} {
-		if out, err := r.gw.Run(t.Context(), "ip", "route", "add", route[0], "dev", route[1]); err != nil {
-			t.Fatal(err, out)
-		}
-	}
-	for _, name := range []string{"c1", "c2", "web"} {
+	for _, name := range []string{"c1", "c2", "web", "inner"} {
 		r.gw.Sysctl("net.ipv4.conf."+name+".rp_filter", "0")
+		r.gw.Sysctl("net.ipv6.conf."+name+".disable_ipv6", "0")
 	}
-	for address, at := range map[string]*lab.Namespace{backendIP: r.backend, clientIP: r.consumers[1], otherEndpoint: r.consumers[1]} {
-		name := "web"
-		if at != r.backend {
-			name = "c2"
-		}
-		if out, err := r.gw.Run(t.Context(), "ip", "neigh", "replace", address, "lladdr", at.MAC("eth0").String(), "dev", name, "nud", "permanent"); err != nil {
-			t.Fatal(err, out)
+	for _, route := range [][]string{{"10.0.0.0/24", "web"}, {otherEndpoint + "/32", "c2"}, {proxiedIP + "/32", "c2"}, {"10.0.1.4/32", "c2"}, {inner.Prefix().String(), "inner"},
+		{backendIPv6 + "/128", "web"}, {otherIPv6 + "/128", "c2"}, {innerIPv6 + "/128", "inner"}} {
+		r.run(r.gw, "ip", "route", "add", route[0], "dev", route[1])
+	}
+	for name, at := range map[string]*lab.Namespace{"web": r.backend, "c2": r.consumers[1], "inner": r.inside} {
+		for _, address := range map[string][]string{
+			"web": {backendIP, backendIPv6}, "c2": {clientIP, otherEndpoint, proxiedIP, otherIPv6}, "inner": {listenIP, dialIP, sourceIP, innerIPv6},
+		}[name] {
+			r.run(r.gw, "ip", "neigh", "replace", address, "lladdr", at.MAC("eth0").String(), "dev", name, "nud", "permanent")
 		}
 	}
 	return r
 }
 
-// Without privlink the same frames do cross: what the tests below look for can be found.
+func (r *rig) run(n *lab.Namespace, name string, args ...string) {
+	r.t.Helper()
+	if out, err := n.Run(r.t.Context(), name, args...); err != nil {
+		r.t.Fatal(err, out)
+	}
+}
+
+// Without privlink the same frames do cross, to every network and in both families: what the test below looks for can
+// be found.
 func TestHostile_WithoutPrivlink_TheHostForwardsAcross(t *testing.T) {
 	r := hostileRig(t, rigOptions{consumers: 2})
 	a := &attack{own: r.consumers[0].MAC("eth0"), gateway: r.gw.MAC("c1")}
-	a.all(a.eth(layers.EthernetTypeIPv4), clientIP, backendIP, 5555, 80)
+	for _, dst := range []string{backendIP, otherEndpoint, proxiedIP, listenIP, dialIP, sourceIP} {
+		a.all(a.eth(layers.EthernetTypeIPv4), "192.0.2.66", dst, 5555, 80)
+	}
+	a.ipv6()
 	crossed := r.others()
-	if err := r.consumers[0].Inject("eth0", a.frames...); err != nil {
-		t.Fatal(err)
-	}
-	seen := r.backend.Capture("eth0")
-	r.Wait("a frame to cross", 10*time.Second, func() error {
-		if err := r.consumers[0].Inject("eth0", a.frames...); err != nil {
-			return err
+	for _, to := range []struct {
+		name      string
+		at        *lab.Namespace
+		addresses []string
+	}{
+		{"web", r.backend, []string{backendIP, backendIPv6}},
+		{"c2", r.consumers[1], []string{otherEndpoint, proxiedIP, otherIPv6}},
+		{"inner", r.inside, []string{listenIP, dialIP, sourceIP, innerIPv6}},
+	} {
+		seen := to.at.Capture("eth0")
+		for _, address := range to.addresses {
+			addr := netip.MustParseAddr(address).AsSlice()
+			r.Wait("a frame to cross to "+address, 10*time.Second, func() error {
+				if err := r.consumers[0].Inject("eth0", a.frames...); err != nil {
+					return err
+				}
+				if seen.Count(func(p lab.Packet) bool { return bytes.Contains(p.Data, marker) && bytes.Contains(p.Data[14:54], addr) }) == 0 {
+					return errEarly
+				}
+				return nil
+			})
 		}
-		if seen.Count(func(p lab.Packet) bool { return bytes.Contains(p.Data, marker) }) == 0 {
-			return errEarly
-		}
-		return nil
-	})
-	if len(crossed()) == 0 {
-		t.Error("the captures have not seen what crossed")
 	}
+	all := strings.Join(crossed(), "\n")
+	for _, name := range []string{"web eth0", "gateway's web", "c2 eth0", "gateway's c2", "splice's eth0", "gateway's inner"} {
+		if !strings.Contains(all, name+": ") {
+			t.Errorf("the capture of %s has not seen what crossed", name)
+		}
+	}
+}
+
+// proxied opens a connection of the other consumer's to the splice path; what it returns fails unless it still stands.
+func (r *hostile) proxied() (check func()) {
+	r.t.Helper()
+	l, err := r.inside.Listen("tcp4", inner.Listen().String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { l.Close() })
+	go accept(l, func(c net.Conn) { _, _ = io.Copy(c, c) })
+	c, err := r.consumers[1].Dial(r.t.Context(), "tcp4", "", proxiedIP+":80")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	check = func() {
+		r.t.Helper()
+		b := []byte("decent")
+		err := c.SetDeadline(time.Now().Add(20 * time.Second))
+		if err == nil {
+			_, err = c.Write(b)
+		}
+		if err == nil {
+			_, err = io.ReadFull(c, b)
+		}
+		if err != nil || string(b) != "decent" {
+			r.t.Errorf("the other consumer's proxied connection: %q, %v", b, err)
+		}
+	}
+	check()
+	return check
 }
 
 func TestHostile_EveryFrame_NothingCrossesAndNobodyIsHurt(t *testing.T) {
@@ -308,11 +410,11 @@ func TestHostile_EveryFrame_NothingCrossesAndNobodyIsHurt(t *testing.T) {
 				if state == dataplane.LinkApproved {
 					// Approved for one port that none of the frames asks its own endpoint for.
 					r.state.RuleSets = append(r.state.RuleSets, r.state.RuleSets[0])
-					own := r.state.RuleSets[1]
+					own := r.state.RuleSets[0]
 					own.Key, own.Sources = "own", []dataplane.Source{{Addr: r.state.RuleSets[0].Sources[0].Addr.Next()}}
 					own.Rules = append([]dataplane.Rule(nil), own.Rules...)
 					own.Rules[0].Key, own.Rules[0].Protocol, own.Rules[0].Port = "one", dataplane.ProtocolTCP, 1
-					r.state.RuleSets[1] = own
+					r.state.RuleSets[len(r.state.RuleSets)-1] = own
 					r.state.Links[0].RuleSet = "own"
 				}
 				r.open()
@@ -323,9 +425,11 @@ func TestHostile_EveryFrame_NothingCrossesAndNobodyIsHurt(t *testing.T) {
 				}
 				r.clients = []*load.Client{c}
 				r.more(3)
-				a := r.build(otherEndpoint)
+				proxied := r.proxied()
+				a := r.build()
 				crossed := r.others()
 				r.send(a)
+				proxied()
 				report := r.wantNothingLost()
 				t.Logf("%d hostile frames", len(a.frames))
 				for i, c := range crossed() {

@@ -50,6 +50,7 @@ type rig struct {
 	consumers []*lab.Namespace
 	backend   *lab.Namespace
 	state     dataplane.State
+	inner     dataplane.Inner // zero = no splice path
 	d         *dataplane.Dataplane
 	clients   []*load.Client
 }
@@ -102,7 +103,7 @@ func (r *rig) open() {
 	log := logrus.New()
 	log.SetOutput(r.t.Output())
 	d, err := dataplane.Open(context.Background(), dataplane.Options{
-		BPFFS: r.bpffs, NetNS: r.gw.Path(), Pairs: r.o.pairs, NoTCX: r.o.noTCX, Log: log,
+		BPFFS: r.bpffs, NetNS: r.gw.Path(), Pairs: r.o.pairs, NoTCX: r.o.noTCX, Inner: r.inner, Log: log,
 	})
 	if err != nil {
 		r.t.Fatal(err)
