@@ -29,8 +29,8 @@ func Sweep(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report,
 		return err
 	}
 	defer func() { _ = ours.Close() }()
-	p.Step("sweep: verifying %s flows", count(flows))
-	if err := ours.Open(flows); err != nil {
+	p.Step("sweep: verifying %s flows", count(verified))
+	if err := ours.Open(verified); err != nil {
 		return err
 	}
 	// The kernel goes on forwarding; nobody else sweeps from here on.
