@@ -18,6 +18,7 @@ type daemon struct {
 	started time.Time
 	plane   *dataplane.Dataplane
 	inside  *inside
+	serves  bool // everything it needs is open: what an earlier daemon had is not needed any more
 
 	// mu guards controller, which the dataplane's first reports precede.
 	mu         sync.Mutex

@@ -132,6 +132,16 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		return explainKernel(err, kernelRelease())
 	}
 	defer func() { err = errors.Join(err, inside.close()) }()
+	// Ports that somebody else has are found out before anything in the kernel changes. Who connects to ours waits.
+	listeners, err := listenTCP(config.tcp())
+	if err != nil {
+		return privileges(err)
+	}
+	defer func() {
+		if !d.serves { // else the server closes them
+			closeAll(listeners)
+		}
+	}()
 	plane, err := dataplane.Open(ctx, dataplane.Options{
 		BPFFS: c.own("bpffs"), Pairs: config.Flows, Inner: inside.options(), Log: log.WithField("part", "dataplane"), Notify: d.report,
 	})
@@ -141,7 +151,13 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	case err != nil:
 		return explainKernel(privileges(err), kernelRelease())
 	}
-	defer func() { err = errors.Join(err, plane.Close()) }()
+	defer func() {
+		if d.serves {
+			err = errors.Join(err, plane.Close())
+		} else {
+			err = errors.Join(err, plane.Abandon())
+		}
+	}()
 	d.plane, d.inside = plane, inside
 	if err := inside.join(plane, d.healthChanged); err != nil {
 		return err
@@ -154,10 +170,11 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	}
 	d.attach(controller)
 
-	listeners, err := listen(c.setting("socket"), mode, config.tcp())
+	socket, err := listenUnix(c.setting("socket"), mode)
 	if err != nil {
 		return privileges(err)
 	}
+	listeners = append(listeners, socket)
 	answering := server.New(server.Options{
 		Controller: controller,
 		Observer:   d,
@@ -184,6 +201,8 @@ func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, 
 	go func() { ended <- d.inside.run(ctx, d.plane) }()
 	go func() { ended <- answering.Serve(ctx, listeners...) }()
 	go d.watchdog(ctx, c.env)
+	d.serves = true
+	d.plane.Keep()
 	if err := notify(c.env, "READY=1"); err != nil {
 		d.log.WithError(err).Warn("cannot tell the service manager")
 	}
@@ -206,26 +225,33 @@ func real(err error) error {
 	return err
 }
 
-func listen(socket string, mode os.FileMode, tcp []server.TCPOptions) ([]net.Listener, error) {
-	unixListener, err := server.ListenUnix(socket, mode)
+// listenUnix makes the socket, which nobody else may answer.
+func listenUnix(socket string, mode os.FileMode) (net.Listener, error) {
+	listener, err := server.ListenUnix(socket, mode)
 	if errors.Is(err, server.ErrAnswered) {
 		return nil, refusedErrorf("%w (stop it, or choose another --socket)", err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	listeners := []net.Listener{unixListener}
-	for _, options := range tcp {
+	return listener, err
+}
+
+// listenTCP listens on all addresses or on none.
+func listenTCP(all []server.TCPOptions) (listeners []net.Listener, err error) {
+	for _, options := range all {
 		listener, err := server.ListenTCP(options)
 		if err != nil {
-			for _, open := range listeners {
-				open.Close()
-			}
+			closeAll(listeners)
 			return nil, err
 		}
 		listeners = append(listeners, listener)
 	}
 	return listeners, nil
+}
+
+// closeAll closes listeners that nobody has served on.
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
 }
 
 // oldestKernel is the first that has all that the dataplane needs.

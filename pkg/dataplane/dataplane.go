@@ -74,7 +74,8 @@ type Dataplane struct {
 	att    *attacher
 	socket *neigh.Socket
 	clock  func() time.Time
-	pairs  uint32 // that the flow table holds
+	pairs  uint32    // that the flow table holds
+	before *replaced // what Open replaced, until Keep; guarded by mu
 
 	stop    context.CancelFunc
 	done    sync.WaitGroup
@@ -130,7 +131,8 @@ type Dataplane struct {
 
 // Open locks the folder, loads the programs, adopts what an earlier daemon left or makes it new,
 // and begins to sweep and to watch. Nothing changes for traffic until Apply. The dataplane
-// ends with ctx or Close; what is in the kernel goes on forwarding.
+// ends with ctx or Close; what is in the kernel goes on forwarding. Until Keep, Abandon can put back the programs that
+// were attached before.
 func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if opts.step == nil {
 		opts.step = func(string) error { return nil }
@@ -172,7 +174,8 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	if d.k.migration != nil {
+	migrated := d.k.migration != nil
+	if migrated {
 		if err := d.migrate(); err != nil {
 			return nil, fmt.Errorf("open dataplane: %w", err)
 		}
@@ -181,11 +184,11 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if d.bindings, before, err = d.att.adopt(d.devices, d.k.outs); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
+	d.before = before
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, before.undo())
 		}
-		before.forget()
 	}()
 	if err := d.readKernel(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
@@ -194,6 +197,9 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	d.prober = neigh.NewProber(d.socket.Send, d.portsOf, d.claimed)
 	if err := d.k.endMigration(d.folder); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
+	}
+	if migrated {
+		before.forget() // they only jump through what the migration had, and look into a table that is no more
 	}
 	if err := d.begin(ctx); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
@@ -417,8 +423,28 @@ func (d *Dataplane) report() Result {
 	return r
 }
 
+// Keep lets go of the programs that Open replaced: whoever opened the dataplane does its work now.
+func (d *Dataplane) Keep() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.before.forget()
+}
+
+// Abandon is Close for one who cannot do its work after all: attachments get the programs back that they had before
+// Open, so that a new version that fails at its start leaves the old one's in force. After Keep, or where flows were
+// carried over into a new table, it is Close.
+func (d *Dataplane) Abandon() error { return d.end((*replaced).undo) }
+
 // Close stops sweeping and watching and lets go of everything; the kernel goes on forwarding with what it has.
 func (d *Dataplane) Close() error {
+	return d.end(func(before *replaced) error {
+		before.forget()
+		return nil
+	})
+}
+
+// end is the end, with what is to become of programs that were replaced.
+func (d *Dataplane) end(last func(*replaced) error) error {
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -431,7 +457,7 @@ func (d *Dataplane) Close() error {
 	d.done.Wait()
 	d.readers.Lock()
 	defer d.readers.Unlock()
-	return d.letGo()
+	return errors.Join(last(d.before), d.letGo())
 }
 
 // letGo closes what was opened, in the reverse order.

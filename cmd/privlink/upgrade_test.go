@@ -1,0 +1,162 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	gomaps "maps"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	ebpflink "github.com/cilium/ebpf/link"
+
+	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/lab/load"
+)
+
+// loadedGateway is a daemon with a service and an endpoint, and a client whose traffic runs through them.
+func loadedGateway(t *testing.T, o lab.DaemonOptions) (*lab.Lab, *lab.Daemon, *load.Client) {
+	t.Helper()
+	ctx, l := t.Context(), lab.New(t)
+	gw := l.Namespace("gateway")
+	web := l.VM(gw, "web", "10.0.0.4/16", lab.VethOptions{})
+	if err := load.Serve(web, "10.0.0.4"); err != nil {
+		t.Fatal(err)
+	}
+	vm := l.VM(gw, "vm", "10.0.1.4/16", lab.VethOptions{})
+	o.Binary = l.Build(ctx, "./cmd/privlink")
+	d := gw.Daemon(ctx, o)
+	for _, line := range []string{
+		"vnet create provider --prefix 10.0.0.0/16 --interface web",
+		"lb create web --vnet provider --rule all:0 --backend 10.0.0.4",
+		"service create shop --lb web --nat-ip-count 1 --visibility * --auto-approval *",
+		"vnet create consumer --prefix 10.0.0.0/16 --interface vm",
+		"endpoint create to-shop --vnet consumer --ip 10.0.1.10 --service " + defaultService("shop"),
+	} {
+		if out, err := d.CLI(ctx, strings.Fields(line)...); err != nil {
+			t.Fatalf("privlink %s: %v\n%s", line, err, out)
+		}
+	}
+	l.Wait("the service to answer", 20*time.Second, func() error {
+		conn, err := vm.Dial(ctx, "tcp4", "", fmt.Sprintf("10.0.1.10:%d", load.PortEcho))
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+	c, err := load.Start(ctx, vm, "10.0.1.10", load.Options{Bulk: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	moreLoad(l, c, 3)
+	return l, d, c
+}
+
+// moreLoad waits until so many more connections have come to their end.
+func moreLoad(l *lab.Lab, c *load.Client, n int) {
+	want := c.Report().Connections + n
+	l.Wait("connections under load", 20*time.Second, func() error {
+		if got := c.Report().Connections; got < want {
+			return fmt.Errorf("%d of %d", got, want)
+		}
+		return nil
+	})
+}
+
+// wantNothingLost ends the traffic, and says how much it was.
+func wantNothingLost(t *testing.T, c *load.Client) {
+	t.Helper()
+	r := c.Stop()
+	t.Log(r)
+	if len(r.Lost) > 0 || len(r.Broken) > 0 || r.Packets == 0 || r.Connections == 0 {
+		t.Error("plain traffic was disturbed")
+	}
+}
+
+// attachedPrograms are the programs of all pinned links, by name.
+func attachedPrograms(t *testing.T, bpffs string) map[string]ebpf.ProgramID {
+	t.Helper()
+	pins, err := filepath.Glob(filepath.Join(bpffs, "links", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]ebpf.ProgramID)
+	for _, pin := range pins {
+		l, err := ebpflink.LoadPinnedLink(pin, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := l.Info()
+		l.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[filepath.Base(pin)] = info.Program
+	}
+	return all
+}
+
+// A start that fails leaves the programs of the daemon before it attached, whether it fails before it has any of its own
+// in the kernel or after.
+func TestUpgrade_StartFails_OldProgramsStayAndNothingLost(t *testing.T) {
+	l, d, c := loadedGateway(t, lab.DaemonOptions{})
+	cert, key := l.Authority().Issue("gateway", net.IPv4(127, 0, 0, 1))
+	config := l.WriteFile("config.yaml", []byte("listen:\n- {address: \"127.0.0.1:9443\", certificate: "+cert+", key: "+key+"}\n"))
+	before := attachedPrograms(t, d.BPFFS)
+	if len(before) < 3 {
+		t.Fatalf("attached are %v", before)
+	}
+	d.Stop()
+	for _, test := range []struct {
+		what, says string
+		loads      bool // its programs
+		occupy     func() (net.Listener, error)
+	}{
+		{"TLS port", "address already in use", false, func() (net.Listener, error) { return d.Namespace.Listen("tcp4", "127.0.0.1:9443") }},
+		{"socket", "choose another --socket", true, func() (net.Listener, error) {
+			if err := os.Remove(d.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, err
+			}
+			return net.Listen("unix", d.Socket)
+		}},
+	} {
+		other, err := test.occupy()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			p := d.Namespace.Start(t.Context(), d.Binary, "run", "--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS, "--config", config)
+			l.Wait("the daemon to give up", 20*time.Second, func() error {
+				select {
+				case <-p.Exited():
+					return nil
+				default:
+					return errors.New(p.Output())
+				}
+			})
+			out := p.Output()
+			if !strings.Contains(out, test.says) || strings.Contains(out, "dataplane is loaded") != test.loads {
+				t.Errorf("%s: it said %s", test.what, out)
+			}
+			if now := attachedPrograms(t, d.BPFFS); !gomaps.Equal(now, before) {
+				t.Errorf("%s: programs were %v, are %v", test.what, before, now)
+			}
+			moreLoad(l, c, 2)
+		}
+		other.Close()
+	}
+	d.Start(t.Context())
+	now := attachedPrograms(t, d.BPFFS)
+	for name, id := range now {
+		if len(now) != len(before) || before[name] == id {
+			t.Errorf("programs were %v, are %v after a start that went well", before, now)
+			break
+		}
+	}
+	moreLoad(l, c, 2)
+	wantNothingLost(t, c)
+}
