@@ -17,7 +17,8 @@ func doctorCommand(env *environment) *cli.Command {
 		name: "doctor", usage: "find what is wrong on this machine, and what to do; exit code 1 when something is",
 		description: "Looks at kernel, daemon, interfaces and their offloads, MTUs, neighbours, pins, modes of files, and\n" +
 			"how full tables and NAT ports are. Run it as root where the daemon runs, in its network namespace.\n" +
-			"--fix repairs what cannot disturb traffic; the exit code is then about what is left.",
+			"--fix repairs what cannot disturb traffic; the exit code is then about what is left. An info may be meant so\n" +
+			"(different MTUs, say) and leaves the exit code 0.",
 		flags: []cli.Flag{
 			bpffsFlag(),
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` with the resources [$PRIVLINK_STATE_DIR]", DefaultText: defaultStateDir},
@@ -62,7 +63,7 @@ func examine(ctx context.Context, c *call) error {
 	if c.Bool("fix") {
 		doctor.Repair(found)
 	}
-	left := slices.ContainsFunc(found, func(f doctor.Finding) bool { return !f.Repaired })
+	left := slices.ContainsFunc(found, func(f doctor.Finding) bool { return !f.Repaired && f.Severity != doctor.Info })
 	if found == nil {
 		found = []doctor.Finding{}
 	}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/privlink/privlink/pkg/lab"
 )
 
 // A machine in order: exit code 0. Something wrong: 1, and what to do. Repaired: 0, and clean afterwards.
@@ -30,5 +32,20 @@ func TestDoctor_FolderOpenToOthers_FoundRepairedAndClean(t *testing.T) {
 	d.Stop()
 	if code, _ := refusal(t, d, args...); code != exitFailed {
 		t.Errorf("exit code %d without a daemon", code)
+	}
+}
+
+// Attachments of different MTUs may be meant so: it is said, and the exit code is 0.
+func TestDoctor_MTUsDiffer_SaidAndNothingWrong(t *testing.T) {
+	l, d := gateway(t)
+	l.Veth(d.Namespace, "small", l.Namespace("small"), "eth0", lab.VethOptions{MTU: 1400})
+	for _, name := range []string{"eth1", "small"} {
+		if out, err := d.CLI(t.Context(), "vnet", "create", "of-"+name, "--prefix", "10.0.0.0/16", "--interface", name); err != nil {
+			t.Fatalf("attach %s: %v\n%s", name, err, out)
+		}
+	}
+	out, err := d.CLI(t.Context(), "doctor", "--bpffs", d.BPFFS, "--state-dir", d.StateDir)
+	if err != nil || !strings.Contains(out, "mtu-differs") || !strings.Contains(out, "info") {
+		t.Errorf("with MTUs that differ: %v\n%s", err, out)
 	}
 }

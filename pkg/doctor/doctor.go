@@ -11,10 +11,12 @@ import (
 // Severity of a finding.
 type Severity string
 
-// Severities: an error keeps traffic from flowing or lets in whom it should not; a warning will, or could.
+// Severities: an error keeps traffic from flowing or lets in whom it should not; a warning will, or could. An info may be
+// meant so, and is nothing wrong.
 const (
 	Error   Severity = "error"
 	Warning Severity = "warning"
+	Info    Severity = "info"
 )
 
 // Finding is one thing that is not as it should be.

@@ -64,7 +64,7 @@ func interfaces(s *Subject) ([]Finding, error) {
 	if widest >= 0 && s.Status.Interfaces[widest].MTU > s.Status.Interfaces[narrowest].MTU {
 		w, n := s.Status.Interfaces[widest], s.Status.Interfaces[narrowest]
 		found = append(found, Finding{
-			Check: "mtu-differs", Severity: Warning, Object: n.Interface,
+			Check: "mtu-differs", Severity: Info, Object: n.Interface,
 			What: fmt.Sprintf("%s has MTU %d and %s %d: what is larger than the smaller one is answered with fragmentation needed", w.Interface, w.MTU, n.Interface, n.MTU),
 			Do:   fmt.Sprintf("ip link set dev NAME mtu N, the same on all attachments and their machines (%d fits everywhere now)", n.MTU),
 		})
