@@ -1,9 +1,15 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/privlink/privlink/pkg/lab"
 )
@@ -48,4 +54,44 @@ func TestDoctor_MTUsDiffer_SaidAndNothingWrong(t *testing.T) {
 	if err != nil || !strings.Contains(out, "mtu-differs") || !strings.Contains(out, "info") {
 		t.Errorf("with MTUs that differ: %v\n%s", err, out)
 	}
+}
+
+// What is wrong with a running daemon's interface and pins, as the doctor finds it in the daemon's namespace.
+func TestDoctor_RealDaemon_InterfaceDownAndPinLeft_RepairedAndClean(t *testing.T) {
+	l, d := gateway(t)
+	if out, err := d.CLI(t.Context(), "vnet", "create", "net", "--prefix", "10.0.0.0/16", "--interface", "eth1"); err != nil {
+		t.Fatalf("attach eth1: %v\n%s", err, out)
+	}
+	look := func(args ...string) (string, error) {
+		return d.Namespace.Run(t.Context(), d.Binary, append([]string{"doctor", "--socket", d.Socket, "--bpffs", d.BPFFS, "--state-dir", d.StateDir}, args...)...)
+	}
+	if out, err := look(); err != nil {
+		t.Fatalf("a healthy machine: %v\n%s", err, out)
+	}
+	d.Namespace.Down("eth1")
+	left := filepath.Join(d.BPFFS, "links", "tcx-gone")
+	config, err := ebpf.LoadPinnedMap(filepath.Join(d.BPFFS, "maps", "config_v1"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer config.Close()
+	if again, err := config.Clone(); err != nil {
+		t.Fatal(err)
+	} else if err := errors.Join(again.Pin(left), again.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := look(); err == nil || !strings.Contains(out, "interface-down") || !strings.Contains(out, "pin-left") {
+		t.Errorf("eth1 down and a pin left: %v\n%s", err, out)
+	}
+	if out, err := look("--fix"); err != nil || strings.Count(out, "repaired") != 2 {
+		t.Errorf("repairing: %v\n%s", err, out)
+	}
+	d.Namespace.WaitUp("eth1")
+	l.Wait("a clean examination", 15*time.Second, func() error {
+		out, err := look()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
 }
