@@ -129,3 +129,52 @@ func TestStore_DamagedOrReadOnly_DaemonRefusesAndTheKernelGoesOn(t *testing.T) {
 		t.Errorf("with the store as it was: %v\n%s", err, out)
 	}
 }
+
+// A store on a disk that refuses writes, or a damaged one, is no business of plain flows.
+func TestStore_FaultsUnderTraffic_NothingLost(t *testing.T) {
+	l, d, c := loadedGateway(t, lab.DaemonOptions{})
+	// No byte more on any disk. The kernel makes no file system read-only while a file on it is open for writing.
+	limited := unix.Rlimit{Cur: 0, Max: unix.RLIM_INFINITY}
+	var before unix.Rlimit
+	if err := unix.Prlimit(d.Process().PID(), unix.RLIMIT_FSIZE, &limited, &before); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := d.CLI(t.Context(), "vnet", "create", "more", "--prefix", "10.0.0.0/16"); err == nil {
+		t.Errorf("a write that the disk refuses: %s", out)
+	}
+	moreLoad(l, c, 3)
+	if err := unix.Prlimit(d.Process().PID(), unix.RLIMIT_FSIZE, &before, nil); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := d.CLI(t.Context(), "vnet", "create", "more", "--prefix", "10.0.0.0/16"); err != nil {
+		t.Errorf("a write when the disk takes it again: %v\n%s", err, out)
+	}
+	d.Kill()
+	name := filepath.Join(d.StateDir, "state.db")
+	good, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, good[:1000], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := d.Launch(t.Context())
+	l.Wait("the daemon to refuse", 20*time.Second, func() error {
+		select {
+		case <-p.Exited():
+			return nil
+		default:
+			return errors.New(p.Output())
+		}
+	})
+	if !strings.Contains(p.Output(), "state.db") {
+		t.Errorf("with a damaged store it said: %s", p.Output())
+	}
+	moreLoad(l, c, 3)
+	if err := os.WriteFile(name, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Start(t.Context())
+	moreLoad(l, c, 3)
+	wantNothingLost(t, c)
+}
