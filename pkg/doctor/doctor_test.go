@@ -131,6 +131,10 @@ func TestExamine_EachFinding_IsFoundRepairedAndGone(t *testing.T) {
 			},
 			func(_ *testing.T, c *clinic) { c.Status = c.silent },
 		},
+		"being-applied": {
+			func(_ *testing.T, c *clinic) { c.Status.AppliedRevision = 6 },
+			func(_ *testing.T, c *clinic) { c.Status.AppliedRevision = 7 },
+		},
 		"not-applied": {
 			func(_ *testing.T, c *clinic) { c.Status.AppliedRevision, c.Status.Problems = 6, []string{"no room"} },
 			func(_ *testing.T, c *clinic) { c.Status.AppliedRevision, c.Status.Problems = 7, nil },

@@ -51,7 +51,13 @@ func daemon(s *Subject) ([]Finding, error) {
 		}}, nil
 	}
 	var found []Finding
-	if s.Status.AppliedRevision < s.Status.WantedRevision {
+	if s.Status.AppliedRevision < s.Status.WantedRevision && len(s.Status.Problems) == 0 {
+		found = append(found, Finding{
+			Check: "being-applied", Severity: Info,
+			What: fmt.Sprintf("the kernel has revision %d of the resources, and %d is on its way", s.Status.AppliedRevision, s.Status.WantedRevision),
+			Do:   "ask again in a moment",
+		})
+	} else if s.Status.AppliedRevision < s.Status.WantedRevision {
 		found = append(found, Finding{
 			Check: "not-applied", Severity: Error,
 			What: fmt.Sprintf("the kernel has revision %d of the resources, not %d: %s",
