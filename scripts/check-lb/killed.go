@@ -27,7 +27,9 @@ const (
 // death is one end of a backend.
 type death struct {
 	backend string
-	at      time.Time
+	// It began at `at` and was over at `done`: taking an address away takes some milliseconds, and a request that
+	// begins meanwhile may be the last that arrives.
+	at, done time.Time
 	// silent says that its machine went: whoever asks it gets no answer, and its probe must wait until its time is over.
 	silent bool
 	up     int // backends that took connections, this one included
@@ -220,6 +222,7 @@ func (w *world) deaths(ctx context.Context, random *rand.Rand, until time.Time) 
 			m.kill()
 			back[m] = d.at.Add(some(time.Second, 10*time.Second))
 		}
+		all[len(all)-1].done = time.Now()
 		next = d.at.Add(some(d.detection()+2*answered, 3*time.Second))
 	}
 	return all, restart(until.Add(time.Hour))
@@ -243,7 +246,7 @@ func (b *ledger) judge(deaths []death) (string, error) {
 	for _, x := range b.broken {
 		excused := false
 		for _, d := range deaths {
-			if d.backend == x.backend && !d.at.Before(x.from) && !d.at.After(x.to) {
+			if d.backend == x.backend && !d.done.Before(x.from) && !d.at.After(x.to) {
 				excused = true
 			}
 		}
