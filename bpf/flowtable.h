@@ -494,8 +494,8 @@ static __always_inline bool flow_end(struct flow *f, __u32 state, __u32 now)
 
 /*
  * DEAD to FREE; false when the entry is no longer the one of `state`. Who calls this has waited out
- * the age that protects holders of the slot's number and the rest of the port, and has copied what
- * it needs afterwards (flow_snapshot): with the return the slot is anybody's.
+ * the age that protects holders of the slot's number and the rest of the port, and has read what it
+ * needs: true says that all of that was this entry's. With the return the slot is anybody's.
  */
 static __always_inline bool flow_free(struct flow *f, __u32 slot, __u32 state)
 {

@@ -82,17 +82,7 @@ func TestFirst_BackendRefuses_NextHasWhatTheClientSent(t *testing.T) {
 
 func TestFirst_UrgentByte_IsAmongThem(t *testing.T) {
 	r, consumer, serve := early(t, nil)
-	raw, err := consumer.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var failed error
-	if err := raw.Write(func(fd uintptr) bool {
-		failed = unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil)
-		return true
-	}); err != nil || failed != nil {
-		t.Fatal(err, failed)
-	}
+	mustWriteUrgent(t, consumer, "!")
 	mustWrite(t, consumer, "after")
 	serve()
 	server := r.accept()

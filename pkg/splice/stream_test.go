@@ -247,21 +247,27 @@ func TestStream_NoPipeToBeHad_BytesAreCopied(t *testing.T) {
 }
 
 // TestStream_UrgentByte_ArrivesInLine: splice(2) stops at urgent data and would wait for ever.
+// mustWriteUrgent sends text whose last byte is urgent.
+func mustWriteUrgent(t *testing.T, c *net.TCPConn, text string) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	if err := raw.Write(func(fd uintptr) bool {
+		failed = unix.Sendto(int(fd), []byte(text), unix.MSG_OOB, nil)
+		return true
+	}); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+}
+
 func TestStream_UrgentByte_ArrivesInLine(t *testing.T) {
 	r := startRig(t, nil)
 	consumer, server := r.pair()
 	mustWrite(t, consumer, "before")
-	raw, err := consumer.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sendErr error
-	if err := raw.Write(func(fd uintptr) bool {
-		sendErr = unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil)
-		return true
-	}); err != nil || sendErr != nil {
-		t.Fatal(err, sendErr)
-	}
+	mustWriteUrgent(t, consumer, "!")
 	mustWrite(t, consumer, "after")
 	mustRead(t, server, "before!after")
 	transfer(t, consumer, server, 1<<20)

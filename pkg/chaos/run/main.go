@@ -1,4 +1,3 @@
-// Command run is chaos for a number of seconds; `make chaos` calls it.
 package main
 
 import (

@@ -80,20 +80,27 @@ func headerInOneSegment(ctx context.Context, s *suite) (string, error) {
 	return fmt.Sprintf("%x", want[0]), nil
 }
 
-// headerWithFirstBytes checks that nothing comes before the header, in whatever segments it comes.
-func headerWithFirstBytes(ctx context.Context, s *suite) (string, error) {
-	capture := s.backend.Capture("eth0")
-	client, err := s.dialSpeaking(ctx, "first bytes")
+// firstBytes makes a connection whose client speaks with the handshake, and ends it when the server has
+// read that. The client's end tells the addresses.
+func (s *suite) firstBytes(ctx context.Context) (client net.Conn, err error) {
+	client, err = s.dialSpeaking(ctx, "first bytes")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer client.Close()
 	server, err := take(ctx, s.servers.pair)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer server.Close()
-	if err := expect(server, "first bytes"); err != nil {
+	return client, expect(server, "first bytes")
+}
+
+// headerWithFirstBytes checks that nothing comes before the header, in whatever segments it comes.
+func headerWithFirstBytes(ctx context.Context, s *suite) (string, error) {
+	capture := s.backend.Capture("eth0")
+	client, err := s.firstBytes(ctx)
+	if err != nil {
 		return "", err
 	}
 	got, header := segments(capture.Stop(), portPair), wantHeader(client, linkID(0, "azure"))
@@ -186,17 +193,8 @@ func (s *suite) dialSpeaking(ctx context.Context, text string) (client net.Conn,
 
 func withHandshake(ctx context.Context, s *suite) (string, error) {
 	capture := s.consumers[0].Capture("eth0")
-	client, err := s.dialSpeaking(ctx, "first bytes")
+	client, err := s.firstBytes(ctx)
 	if err != nil {
-		return "", err
-	}
-	defer client.Close()
-	server, err := take(ctx, s.servers.pair)
-	if err != nil {
-		return "", err
-	}
-	defer server.Close()
-	if err := expect(server, "first bytes"); err != nil {
 		return "", err
 	}
 	// The client's second packet carries the data.
