@@ -434,8 +434,8 @@ SLOW __u32 decide_other(struct packet *p, int decision, __u32 length)
 	if (action >= WANT_RST || action == ACTION_PASS) /* TC counts what the host gets */
 		action = ACTION_UP;
 #endif
-	record(action, reason, p->out);
-	if (action == ACTION_REDIRECT || action == ACTION_UP)
+	record(action == ACTION_PEER ? ACTION_REDIRECT : action, reason, p->out);
+	if (action == ACTION_REDIRECT || action == ACTION_PEER || action == ACTION_UP)
 		return action;
 	count_reason(reason, length);
 	if (p->link && reason != REASON_ECHO_REPLY) {

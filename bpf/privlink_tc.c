@@ -27,6 +27,8 @@ int privlink_tc(struct __sk_buff *skb)
 	case ACTION_REDIRECT:
 	case ACTION_ANSWER:
 		return bpf_redirect(p.ifindex, 0);
+	case ACTION_PEER: /* without a second receive queue and softirq */
+		return bpf_redirect_peer(p.ifindex, 0);
 	case ACTION_PASS:
 		return TC_ACT_UNSPEC; /* whoever comes next on this hook, then the host */
 	default:

@@ -188,11 +188,13 @@ static __always_inline int leave(hook *ctx, struct packet *p, const struct path 
 	p->out = path->out;
 	p->ifindex = path->ifindex;
 #ifdef HOOK_TC
-	if (path->vlan || ctx->vlan_present) {
+	if (path->vlan || path->flags & OUT_PEER || ctx->vlan_present) {
 		int r = retag(ctx, path->vlan);
 
 		if (r)
 			return r;
+		if (path->flags & OUT_PEER)
+			return DECIDE(ACTION_PEER, REASON_NONE);
 	}
 #endif
 	return REDIRECTED;

@@ -22,6 +22,7 @@ const (
 	bpfActionACTION_DROP     bpfAction = 3
 	bpfActionACTION_REDIRECT bpfAction = 4
 	bpfActionACTION_ANSWER   bpfAction = 5
+	bpfActionACTION_PEER     bpfAction = 6
 )
 
 type bpfAddress struct {
@@ -425,6 +426,7 @@ type bpfOutFlags uint32
 const (
 	bpfOutFlagsOUT_XDP       bpfOutFlags = 1
 	bpfOutFlagsOUT_OWN_QDISC bpfOutFlags = 2
+	bpfOutFlagsOUT_PEER      bpfOutFlags = 4
 )
 
 type bpfReason uint32

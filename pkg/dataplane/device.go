@@ -25,6 +25,8 @@ type device struct {
 	takesXDP bool           // known to send frames that XDP redirects to it
 	xdpKnown bool           // the kernel says so by itself (6.3)
 	xdpProg  int            // id of an attached XDP program, 0 if none
+
+	peerElsewhere bool // a veth whose other end is in another namespace
 }
 
 // dumpTries bounds how often a list is asked for that changes while the kernel reads it out.
@@ -62,6 +64,7 @@ func (n namespace) devices() (map[string]device, error) {
 				name: a.Name, ifindex: a.Index, mtu: a.MTU, mac: a.HardwareAddr, kind: l.Type(),
 				physical: a.ParentDevBus != "" && l.Type() == "device", up: a.Flags&net.FlagUp != 0,
 				takesXDP: features[a.Index]&xdpActNdoXmit != 0, xdpKnown: known,
+				peerElsewhere: l.Type() == "veth" && a.NetNsID >= 0,
 			}
 			if a.Xdp != nil && a.Xdp.Attached {
 				d.xdpProg = int(a.Xdp.ProgId)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/splice"
 	"github.com/privlink/privlink/pkg/splice/inner"
@@ -144,5 +146,48 @@ func TestDoor_Probe_ReachesAnUnhealthyTarget(t *testing.T) {
 	defer c.Close()
 	if err := say(c, "are you there\n"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDoor_InnerVeth_TakesPacketsAtItsOtherEnd counts what the gateway's end sends: all that goes in by the other end's
+// receive path never comes by there.
+func TestDoor_InnerVeth_TakesPacketsAtItsOtherEnd(t *testing.T) {
+	g, consumer, _, inside, s := newInner(t)
+	g.apply(s)
+	echo(t, inside, "100.64.0.1:1")
+	sent := func() (packets uint64) {
+		t.Helper()
+		if err := g.ns.Do(func() error {
+			l, err := netlink.LinkByName("inner")
+			if err == nil {
+				packets = l.Attrs().Statistics.TxPackets
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return packets
+	}
+	before := sent()
+	c, err := dial(consumer, "10.0.1.10:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := say(c, "hello\n"); err != nil {
+		t.Fatal(err)
+	}
+	if now := sent(); now != before {
+		t.Errorf("the gateway's end of the inner veth sent %d packets itself", now-before)
+	}
+
+	// Ends in one namespace cannot: the kernel would drop every packet.
+	g.Veth(g.ns, "one", g.ns, "other", lab.VethOptions{})
+	devices, err := g.d.ns.devices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if devices["one"].peerElsewhere || devices["lo"].peerElsewhere || !devices["inner"].peerElsewhere {
+		t.Errorf("other end in another namespace: one %v, lo %v, inner %v", devices["one"].peerElsewhere, devices["lo"].peerElsewhere, devices["inner"].peerElsewhere)
 	}
 }

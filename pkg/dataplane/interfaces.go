@@ -261,6 +261,9 @@ func (d *Dataplane) planOut(p *plan, network string, a Attachment, dev device) e
 	if dev.takesXDP && a.VLAN == 0 {
 		out.Flags |= uint8(bpfOutFlagsOUT_XDP)
 	}
+	if network == d.inner.Network && network != "" && dev.peerElsewhere {
+		out.Flags |= uint8(bpfOutFlagsOUT_PEER)
+	}
 	if b := d.bindings[a.Interface]; b != nil && b.ownQdisc {
 		out.Flags |= uint8(bpfOutFlagsOUT_OWN_QDISC)
 	}
