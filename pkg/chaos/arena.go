@@ -25,7 +25,8 @@ const (
 	proxiedPort = 7010
 )
 
-// networks are the provider's and the consumers', as `privlink apply` takes them. One consumer is behind XDP.
+// networks are the provider's and the consumers', as `privlink apply` takes them. One consumer is behind XDP. The crowd
+// and the yard with its server are other tenants, whose flows fill the table that all share.
 const networks = `
 type: Microsoft.Network/virtualNetworks
 name: provider
@@ -50,6 +51,22 @@ properties:
   addressSpace: {addressPrefixes: [10.0.0.0/16]}
   subnets: [{name: default, properties: {addressPrefix: 10.0.1.0/24}}]
   attachments: [{interface: c2, mode: xdp}]
+---
+type: Microsoft.Network/virtualNetworks
+name: crowd
+location: local
+properties:
+  addressSpace: {addressPrefixes: [10.0.0.0/16]}
+  subnets: [{name: default, properties: {addressPrefix: 10.0.1.0/24}}]
+  attachments: [{interface: crowd, mode: tc}]
+---
+type: Microsoft.Network/virtualNetworks
+name: yard
+location: local
+properties:
+  addressSpace: {addressPrefixes: [10.0.0.0/16]}
+  subnets: [{name: servers, properties: {addressPrefix: 10.0.0.0/24}}]
+  attachments: [{interface: yard, mode: tc}]
 ---
 `
 
@@ -80,14 +97,17 @@ type arena struct {
 	*lab.Lab
 	gw, web   *lab.Namespace
 	consumers []*lab.Namespace
+	crowd     *lab.Namespace
 	daemon    *lab.Daemon
-	names     []string // of the gateway's interfaces: web, c1, c2
+	names     []string // of the gateway's interfaces that carry the traffic: web, c1, c2
 	plain     []*load.Client
 	proxied   []*load.Client
 	config    string // the daemon's configuration file
 	flows     int    // size of the flow table it asks for
 	serial    int    // of what faults make
 	object    string // what the last fault was done to, for the log
+	// window is when the last fault began and was over, where that is not all the time that its strike took.
+	window load.Window
 }
 
 // vm is the machine at the other end of an interface of the gateway, and its address.
@@ -151,6 +171,8 @@ func build(ctx context.Context, l *lab.Lab, binary string) (*arena, error) {
 	for _, name := range a.names[1:] {
 		a.consumers = append(a.consumers, l.VM(a.gw, name, clientIP+"/16", wires(name)))
 	}
+	a.crowd = l.VM(a.gw, "crowd", clientIP+"/16", lab.VethOptions{})
+	l.VM(a.gw, "yard", backendIP+"/16", lab.VethOptions{})
 	state, bpffs, err := a.folders()
 	if err != nil {
 		return nil, err
@@ -183,6 +205,9 @@ func build(ctx context.Context, l *lab.Lab, binary string) (*arena, error) {
 				return nil, fmt.Errorf("make an endpoint of %s: %w", service.name, err)
 			}
 		}
+	}
+	if err := a.gather(ctx); err != nil {
+		return nil, err
 	}
 	if err := a.answers(ctx, 30*time.Second); err != nil {
 		return nil, err
@@ -282,18 +307,26 @@ type attachment struct {
 	Interface, Hook, Mode, Why, Error, MAC string
 }
 
-// interfaces are those that the daemon has.
-func (a *arena) interfaces(ctx context.Context) ([]attachment, error) {
+// status is what this needs of the daemon's.
+type status struct {
+	Interfaces []attachment
+	Flows      int // pairs in the table, until swept
+}
+
+// status asks the daemon how it is.
+func (a *arena) status(ctx context.Context) (s status, err error) {
 	out, err := a.daemon.CLI(ctx, "status", "-o", "json")
 	var exit *lab.ExitError
 	if err != nil && !(errors.As(err, &exit) && exit.Code == 1) { // 1: degraded, and it says why
-		return nil, err
+		return s, err
 	}
-	var status struct{ Interfaces []attachment }
-	if err := json.Unmarshal([]byte(out), &status); err != nil {
-		return nil, err
-	}
-	return status.Interfaces, nil
+	return s, json.Unmarshal([]byte(out), &s)
+}
+
+// interfaces are those that the daemon has.
+func (a *arena) interfaces(ctx context.Context) ([]attachment, error) {
+	s, err := a.status(ctx)
+	return s.Interfaces, err
 }
 
 // attached says whether the daemon has all interfaces attached, with the numbers they have now.
@@ -312,8 +345,10 @@ func (a *arena) attached(ctx context.Context) error {
 		}
 		have[i.Interface] = true
 	}
-	if len(have) != len(a.names) {
-		return fmt.Errorf("attached are %v", have)
+	for _, name := range a.names {
+		if !have[name] {
+			return fmt.Errorf("attached are %v", have)
+		}
 	}
 	return nil
 }

@@ -71,13 +71,14 @@ func Run(ctx context.Context, o Options) (Result, error) {
 type run struct {
 	Options
 	*arena
-	draw           *rand.Rand
-	begin, end     time.Time
-	plain, proxied []load.Window
-	endings        []load.Window // those of proxied that end what exists
-	overlong       []error       // windows longer than their kind's may be
-	struck         map[string]int
-	longest        map[string]time.Duration // how long a kind's window was at most
+	draw       *rand.Rand
+	begin, end time.Time
+	// Windows of datagrams, of new connections to the plain service and of new ones to the proxied service.
+	packets, plain, proxied []load.Window
+	endings                 []load.Window // those of proxied that end what exists
+	overlong                []error       // windows longer than their kind's may be
+	struck                  map[string]int
+	longest                 map[string]time.Duration // how long a kind's window was at most
 }
 
 // covered is how much of the run windows take.
@@ -91,14 +92,27 @@ func covered(windows []load.Window) (sum time.Duration) {
 // affordable says whether one more fault of the kind fits into what windows may cover, and before the end.
 func (r *run) affordable(k Kind) bool {
 	expect := max(2*time.Second, 3*r.longest[k.Name]/2)
-	if k.Proxied != nil && k.Plain == nil && r.struck[k.Name] == 0 {
+	if k.Most > brief && r.struck[k.Name] == 0 {
 		expect = 4 * time.Second // a daemon may have to start
 	}
 	most := time.Duration(mostCovered * float64(r.Duration))
-	if k.Plain != nil && covered(r.plain)+expect > most || k.Proxied != nil && covered(r.proxied)+expect > most {
-		return false
+	for _, w := range r.windows(k) {
+		if covered(*w.all)+expect > most {
+			return false
+		}
 	}
-	return time.Until(r.begin.Add(r.Duration)) > expect
+	return time.Until(r.begin.Add(r.Duration)) > k.Lasts+expect
+}
+
+// excuse is until when a fault excuses something after it is over, and the windows in which that is excused.
+type excuse struct {
+	until *time.Duration
+	all   *[]load.Window
+}
+
+// windows are those that a fault of the kind opens.
+func (r *run) windows(k Kind) []excuse {
+	return slices.DeleteFunc([]excuse{{k.Packets, &r.packets}, {k.Plain, &r.plain}, {k.Proxied, &r.proxied}}, func(e excuse) bool { return e.until == nil })
 }
 
 // faults starts the traffic, strikes until the time is over, and stops the traffic.
@@ -136,25 +150,25 @@ func (r *run) faults(ctx context.Context) error {
 // strike brings one fault and notes its windows.
 func (r *run) strike(ctx context.Context, k Kind) error {
 	from := r.underWay()
-	r.object = ""
+	r.object, r.window = "", load.Window{}
 	err := k.strike(ctx, r.arena, r.draw)
 	if err != nil {
 		return err
 	}
 	r.struck[k.Name]++
 	over := time.Now()
+	if !r.window.From.IsZero() {
+		from = r.window.From
+	}
+	if !r.window.To.IsZero() {
+		over = r.window.To
+	}
 	if k.Ends {
 		r.endings = append(r.endings, load.Window{From: from, To: over.Add(*k.Proxied)})
 	}
-	for _, w := range []struct {
-		until *time.Duration
-		to    *[]load.Window
-	}{{k.Plain, &r.plain}, {k.Proxied, &r.proxied}} {
-		if w.until == nil {
-			continue
-		}
-		window := load.Window{From: from, To: over.Add(*w.until)}
-		*w.to = append(*w.to, window)
+	for _, e := range r.windows(k) {
+		window := load.Window{From: from, To: over.Add(*e.until)}
+		*e.all = append(*e.all, window)
 		length := window.To.Sub(window.From)
 		if length > k.Most {
 			r.overlong = append(r.overlong, fmt.Errorf("chaos: a window of %s lasted %v, %v is the most", k.Name, length.Round(time.Millisecond), k.Most))
@@ -179,7 +193,7 @@ func (r *run) judge() (Result, error) {
 	for _, c := range r.arena.proxied {
 		proxied.Add(c.Stop())
 	}
-	bad := plain.Outside(r.plain)
+	bad := plain.Outside(r.packets)
 	broken := append(unexcused(plain.Broken, r.plain, nil), unexcused(proxied.Broken, r.proxied, r.endings)...)
 	result := Result{
 		Packets: plain.Packets, Connections: plain.Connections + proxied.Connections,
@@ -201,7 +215,7 @@ func (r *run) judge() (Result, error) {
 		failed = append(failed, fmt.Errorf("chaos: too little was checked in %.0f s: %d packets, %d connections", seconds, result.Packets, result.Connections))
 	}
 	most := time.Duration(mostCovered * float64(r.Duration))
-	if covered(r.plain) > most || covered(r.proxied) > most {
+	if max(covered(r.packets), covered(r.plain), covered(r.proxied)) > most {
 		failed = append(failed, errors.New("chaos: fault windows cover more than a quarter of the run"))
 	}
 	return result, errors.Join(failed...)
@@ -220,16 +234,16 @@ func unexcused(all []load.Broken, windows, endings []load.Window) (bad []load.Br
 	return bad
 }
 
-// table prints every kind with its windows and how often it came.
+// table prints every kind with its windows, why it has them, and how often it came.
 func (r *run) table(result *Result) {
 	until := func(d *time.Duration) string {
 		if d == nil {
 			return "0"
 		}
-		return fmt.Sprintf("until %v after it is over", *d)
+		return fmt.Sprintf("until over + %v", *d)
 	}
 	w := tabwriter.NewWriter(r.Out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "FAULT\tWHAT\tPLAIN TRAFFIC\tPROXIED CONNECTIONS\tEXISTING ONES\tLONGEST\tMOST\tTIMES")
+	fmt.Fprintln(w, "FAULT\tWHAT\tPACKETS\tNEW CONNECTIONS\tNEW PROXIED ONES\tEXISTING ONES\tLONGEST\tMOST\tTIMES\tWHY THAT LONG")
 	var missing []string
 	for _, k := range Kinds() {
 		n := r.struck[k.Name]
@@ -241,16 +255,19 @@ func (r *run) table(result *Result) {
 		if k.Ends {
 			existing = "proxied ones end"
 		}
-		if k.Plain != nil || k.Proxied != nil {
+		if len(r.windows(k)) > 0 {
 			longest, most = r.longest[k.Name].Round(time.Millisecond).String(), k.Most.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", k.Name, k.What, until(k.Plain), until(k.Proxied), existing, longest, most, n)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n",
+			k.Name, k.What, until(k.Packets), until(k.Plain), until(k.Proxied), existing, longest, most, n, k.Why)
 	}
 	_ = w.Flush() // the writer's errors are the output's
+	fmt.Fprintf(r.Out, "%v after a fault is over, as TCP's timeouts of 200 ms and more have to pass before it sends again\n", grace)
 	share := func(windows []load.Window) float64 { return 100 * covered(windows).Seconds() / r.Duration.Seconds() }
-	fmt.Fprintf(r.Out, "windows cover %.0f %% of the run for plain traffic, %.0f %% for proxied connections; seed %d\n",
-		share(r.plain), share(r.proxied), r.Seed)
+	fmt.Fprintf(r.Out, "windows cover %.0f %% of the run for packets, %.0f %% for new connections, %.0f %% for new proxied ones; seed %d\n",
+		share(r.packets), share(r.plain), share(r.proxied), r.Seed)
 	if len(missing) > 0 {
 		fmt.Fprintf(r.Out, "did not come: %s\n", strings.Join(missing, ", "))
 	}
+	fmt.Fprintf(r.Out, "cannot come here: %s\n", strings.Join(impossible, ", "))
 }

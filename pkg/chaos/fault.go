@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -23,13 +24,17 @@ import (
 type Kind struct {
 	Name string
 	What string
-	// Plain and Proxied are until when packets and new connections may fail, after what strike does has ended;
-	// nil = nothing may.
-	Plain, Proxied *time.Duration
+	// Packets, Plain and Proxied are until when datagrams, new connections to the plain service and new ones to the
+	// proxied service may fail, after what strike does has ended; nil = none may.
+	Packets, Plain, Proxied *time.Duration
 	// Most is how long a window of this kind is at most, from what was under way at its beginning; longer fails the run.
 	Most time.Duration
+	// Lasts is about how long it takes before its window opens; 0 = no time.
+	Lasts time.Duration
 	// Ends says that proxied connections which exist end with it: the daemon that carries them does.
 	Ends bool
+	// Why it has a window at all.
+	Why string
 
 	strike func(ctx context.Context, a *arena, draw *rand.Rand) error
 }
@@ -47,28 +52,58 @@ const (
 
 // Kinds are all faults: the one table of windows.
 func Kinds() []Kind {
+	// with gives a kind its windows.
+	with := func(k Kind, packets, plain, proxied bool, most time.Duration, why string) Kind {
+		for to, has := range map[**time.Duration]bool{&k.Packets: packets, &k.Plain: plain, &k.Proxied: proxied} {
+			if has {
+				*to = after(grace)
+			}
+		}
+		k.Most, k.Why = most, why
+		return k
+	}
+	// restart is a kind that ends the daemon.
+	restart := func(name, what string, strike func(context.Context, *arena, *rand.Rand) error) Kind {
+		k := Kind{Name: name, What: what, Ends: true, strike: strike}
+		return with(k, false, false, true, start, "nobody accepts proxied connections until the new daemon does")
+	}
+	// wire is a kind that takes the way of all packets.
+	wire := func(name, what, why string, strike func(context.Context, *arena, *rand.Rand) error) Kind {
+		return with(Kind{Name: name, What: what, strike: strike}, true, true, true, brief, why)
+	}
+	const gone = "there is no wire until the interface is up again, or attached again"
 	return []Kind{
-		{"kill", "kill -9 of the daemon, and its start", nil, after(grace), start, true, kill},
-		{"upgrade", "SIGTERM, and a start with new programs", nil, after(grace), start, true, upgrade},
-		{"migration", "SIGTERM, and a start with a flow table of another size", nil, after(grace), start, true, migrate},
-		{"store unusable", "kill -9, and a start that a read-only or damaged store refuses, before one that goes well", nil, after(grace), start, true, storeUnusable},
-		{"disk full", "no room for the store: a request is refused", nil, nil, 0, false, diskFull},
-		{"apply", "services, rules, backends and endpoints made, changed and removed", nil, nil, 0, false, apply},
-		{"link flap", "an interface down and up", after(grace), after(grace), brief, false, flap},
-		{"interface anew", "an interface deleted and made again", after(grace), after(grace), brief, false, remake},
-		{"number reused", "an interface deleted, its number taken by another one, and made again", after(grace), after(grace), brief, false, reuse},
-		{"program taken", "our TCX program detached by another agent", after(grace), after(grace), brief, false, takeProgram},
-		{"hook occupied", "our XDP program replaced by another agent's for a second", nil, nil, 0, false, occupy},
-		{"pins removed", "everything in the bpffs folder deleted", nil, nil, 0, false, removePins},
-		{"bpffs unmounted", "the file system of the pins unmounted", nil, nil, 0, false, unmount},
-		{"stranger", "another program before ours on the TCX hook", nil, nil, 0, false, addStranger},
-		{"overrun", "more netlink messages than the daemon's socket holds", nil, nil, 0, false, overrun},
-		{"namespace gone", "an attached interface's machine dies", nil, nil, 0, false, namespaceGone},
-		{"stopped", "the daemon gets no processor for a second", nil, after(grace), brief, false, stopped},
-		{"descriptors", "the daemon has no descriptor left for a second", nil, after(grace), brief, false, descriptors},
-		{"offload", "a machine switches GRO and checksum offload behind XDP", after(grace), after(grace), brief, false, offload},
+		restart("kill", "kill -9 of the daemon, the splice path's process, and its start", kill),
+		restart("upgrade", "SIGTERM, and a start with new programs", upgrade),
+		restart("migration", "SIGTERM, and a start with a flow table of another size", migrate),
+		restart("store unusable", "kill -9, and a start that a read-only or damaged store refuses, before one that goes well", storeUnusable),
+		{Name: "disk full", What: "no room for the store: a request is refused", strike: diskFull},
+		{Name: "apply", What: "services, rules, backends, endpoints and approvals made, changed and removed, those of the services in use too", strike: apply},
+		with(Kind{Name: "flow table full", What: "other tenants' flows fill the flow table to the last pair", Lasts: rests, strike: tableFull},
+			false, true, true, start, "no new flow fits until pairs of the crowd have rested for 15 s and are swept; what is open goes on"),
+		wire("link flap", "an interface down and up", gone, flap),
+		wire("interface anew", "an interface deleted and made again", gone, remake),
+		wire("number reused", "an interface deleted, its number taken by another one, and made again", gone, reuse),
+		wire("program taken", "our TCX program detached by another agent", "nothing carries packets until the daemon has noticed", takeProgram),
+		{Name: "hook occupied", What: "our XDP program replaced by another agent's for a second", strike: occupy},
+		{Name: "pins removed", What: "everything in the bpffs folder deleted", strike: removePins},
+		{Name: "bpffs unmounted", What: "the file system of the pins unmounted", strike: unmount},
+		{Name: "stranger", What: "another program before ours on the TCX hook", strike: addStranger},
+		{Name: "overrun", What: "more netlink messages than the daemon's socket holds", strike: overrun},
+		{Name: "namespace gone", What: "an attached interface's machine dies", strike: namespaceGone},
+		with(Kind{Name: "splice path cut", What: "the inner network's wire down and up", strike: cutInner},
+			false, false, true, brief, "there is no way to the splice path until its wire is up again"),
+		with(Kind{Name: "stopped", What: "the daemon gets no processor for a second", strike: stopped},
+			false, false, true, brief, "nobody accepts proxied connections meanwhile"),
+		with(Kind{Name: "descriptors", What: "the daemon has no descriptor left for a second", strike: descriptors},
+			false, false, true, brief, "accepting a proxied connection needs a descriptor"),
+		wire("offload", "a machine switches GRO and checksum offload behind XDP",
+			"the wire stands still while its device is set up anew, and until the daemon has noticed", offload),
 	}
 }
+
+// impossible are the faults that an operator may meet and this cannot bring, with the reason.
+var impossible = []string{"a stepped clock (it would be the whole machine's)"}
 
 func kill(ctx context.Context, a *arena, _ *rand.Rand) error {
 	a.daemon.Kill()
@@ -88,6 +123,10 @@ var tableSizes = [2]int{1 << 16, 1 << 17}
 func migrate(ctx context.Context, a *arena, _ *rand.Rand) error {
 	flows := tableSizes[0] + tableSizes[1] - a.flows
 	a.object = fmt.Sprintf("%d to %d flows", a.flows, flows)
+	if err := a.uncrowded(ctx); err != nil { // what is in the table has to fit into the smaller one
+		return err
+	}
+	a.window.From = a.underWay()
 	a.daemon.Stop()
 	if err := a.configure(flows); err != nil {
 		return err
@@ -111,39 +150,51 @@ func (a *arena) ready(ctx context.Context) error {
 const change = `  - {name: another, properties: {protocol: Tcp, frontendPort: 7020, backendPort: 7008, frontendIPConfiguration: {id: loadBalancers/balancer/frontendIPConfigurations/plain}, backendAddressPool: {id: loadBalancers/balancer/backendAddressPools/pool}}}
 `
 
+// apply changes everything around the connections that traffic has, in the services it uses, too.
 func apply(ctx context.Context, a *arena, draw *rand.Rand) error {
-	for range 1 + draw.IntN(2) {
-		a.serial++
-		name := fmt.Sprint("net", a.serial)
-		if _, err := a.daemon.CLIInput(ctx, balancer+change, "apply", "-f", "-"); err != nil {
-			return err
-		}
-		lb := func(rule, backend string) []string {
-			return []string{"lb", "create", name, "--vnet", "provider", "--subnet", "servers", "--rule", rule, "--backend", backend}
-		}
-		for _, args := range [][]string{
-			{"vnet", "create", name, "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.1.0/24"},
-			lb("tcp:80", backendIP),
-			{"service", "create", name, "--lb", name, "--nat-subnet", "servers", "--nat-ip-count", "1", "--visibility", "*", "--auto-approval", "*"},
-			{"endpoint", "create", name, "--vnet", name, "--subnet", "default", "--service", a.service(name)},
-			{"endpoint", "create", name + "-plain", "--vnet", name, "--subnet", "default", "--service", a.service("plain")},
-			lb("udp:53", "10.0.0.200"),
-			{"service", "update", name, "--nat-ip-count", "2", "--idle-timeout", "60"},
-			{"endpoint", "delete", name},
-			{"endpoint", "delete", name + "-plain"},
-			{"service", "delete", name},
-			{"lb", "delete", name},
-			{"vnet", "delete", name},
-		} {
-			if _, err := a.daemon.CLI(ctx, args...); err != nil {
-				return err
-			}
-		}
-		if _, err := a.daemon.CLIInput(ctx, balancer, "apply", "-f", "-"); err != nil {
+	a.serial++
+	name := fmt.Sprint("net", a.serial)
+	lb := func(rule, backend string) []string {
+		return []string{"lb", "create", name, "--vnet", "provider", "--subnet", "servers", "--rule", rule, "--backend", backend}
+	}
+	decide := func(what, service, endpoint string) []string {
+		return []string{"connection", what, "--service", service, "--name", endpoint}
+	}
+	scratch := name
+	endpoint := func(name, service string) []string {
+		return []string{"endpoint", "create", name, "--vnet", scratch, "--subnet", "default", "--service", a.service(service)}
+	}
+	if _, err := a.daemon.CLIInput(ctx, balancer+change, "apply", "-f", "-"); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"vnet", "create", name, "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.1.0/24"},
+		lb("tcp:80", backendIP),
+		{"service", "create", name, "--lb", name, "--nat-subnet", "servers", "--nat-ip-count", "1", "--visibility", "*"},
+		endpoint(name, name),
+		decide("approve", name, name),
+		endpoint(name+"-plain", "plain"),
+		endpoint(name+"-proxied", "proxied"),
+		decide("reject", "plain", name+"-plain"),
+		decide("reject", name, name),
+		decide("approve", "plain", name+"-plain"),
+		decide("remove", "proxied", name+"-proxied"),
+		lb("udp:53", "10.0.0.200"),
+		{"service", "update", name, "--nat-ip-count", "2", "--idle-timeout", "60"},
+		{"service", "update", "plain", "--idle-timeout", fmt.Sprint(200 + draw.IntN(200))},
+		{"endpoint", "delete", name},
+		{"endpoint", "delete", name + "-plain"},
+		{"endpoint", "delete", name + "-proxied"},
+		{"service", "delete", name},
+		{"lb", "delete", name},
+		{"vnet", "delete", name},
+	} {
+		if _, err := a.daemon.CLI(ctx, args...); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := a.daemon.CLIInput(ctx, balancer, "apply", "-f", "-")
+	return err
 }
 
 // service is the resource id of a service.
@@ -369,6 +420,24 @@ func namespaceGone(ctx context.Context, a *arena, _ *rand.Rand) error {
 		_ = h.LinkDel(l)
 	}
 	return err
+}
+
+// cutInner takes the wire between gateway and splice path down and up.
+func cutInner(_ context.Context, a *arena, _ *rand.Rand) error {
+	all, err := a.gw.Netlink().LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if name := l.Attrs().Name; strings.HasPrefix(name, "pli-") {
+			a.object = name
+			a.gw.Down(name)
+			a.gw.Up(name)
+			a.gw.WaitUp(name)
+			return nil
+		}
+	}
+	return errors.New("the gateway has no interface to the splice path")
 }
 
 func stopped(ctx context.Context, a *arena, _ *rand.Rand) error {
