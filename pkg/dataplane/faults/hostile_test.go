@@ -8,10 +8,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/privlink/privlink/pkg/dataplane"
@@ -20,13 +24,43 @@ import (
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
-// marker is in every frame of the attacker's, in its first 8 bytes of payload and again later.
-var marker = []byte("@HOSTILE")
+// mark is in every frame of the attacker's: twice in its payload, and in the last 4 of the first 8 bytes behind its IPv4
+// header (the sequence number of a TCP segment), which is where a fragment of 8 bytes has room for it.
+const mark = 0xe51bad9e
+
+var (
+	once   = binary.BigEndian.AppendUint32(nil, mark)
+	marker = bytes.Repeat(once, 2)
+)
+
+// marked says whether a frame is one of the attacker's, or was made of one.
+func marked(frame []byte) bool {
+	const second = 14 + 20 + 4
+	return bytes.Contains(frame, marker) || len(frame) >= second+4 && bytes.Equal(frame[second:second+4], once)
+}
 
 // attack makes frames as nobody decent does.
 type attack struct {
 	own, gateway net.HardwareAddr // MACs
 	frames       [][]byte
+	kinds        []kindOfFrame
+}
+
+// kindOfFrame is the part of an attack from a frame on.
+type kindOfFrame struct {
+	name string
+	from int
+}
+
+// kind gives what is added from here on a name.
+func (a *attack) kind(name string) { a.kinds = append(a.kinds, kindOfFrame{name, len(a.frames)}) }
+
+// of are the frames of one of the kinds.
+func (a *attack) of(i int) [][]byte {
+	if i+1 < len(a.kinds) {
+		return a.frames[a.kinds[i].from:a.kinds[i+1].from]
+	}
+	return a.frames[a.kinds[i].from:]
 }
 
 func (a *attack) add(l ...gopacket.SerializableLayer) []byte {
@@ -39,7 +73,7 @@ func (a *attack) add(l ...gopacket.SerializableLayer) []byte {
 	return f
 }
 
-func payload() gopacket.Payload { return bytes.Repeat(marker, 8) }
+func payload() gopacket.Payload { return bytes.Repeat(once, 16) }
 
 func (a *attack) eth(kind layers.EthernetType) *layers.Ethernet {
 	return &layers.Ethernet{SrcMAC: a.own, DstMAC: a.gateway, EthernetType: kind}
@@ -58,7 +92,7 @@ func (a *attack) all(eth *layers.Ethernet, src, dst string, sport, dport uint16)
 	for _, flags := range []layers.TCP{{SYN: true}, {ACK: true, PSH: true}, {RST: true}, {RST: true, ACK: true}, {FIN: true, ACK: true}, {SYN: true, ACK: true}, {}} {
 		ip := ipv4(src, dst, layers.IPProtocolTCP)
 		tcp := flags
-		tcp.SrcPort, tcp.DstPort, tcp.Seq, tcp.Ack, tcp.Window = layers.TCPPort(sport), layers.TCPPort(dport), 1, 1, 65535
+		tcp.SrcPort, tcp.DstPort, tcp.Seq, tcp.Ack, tcp.Window = layers.TCPPort(sport), layers.TCPPort(dport), mark, mark, 65535
 		_ = tcp.SetNetworkLayerForChecksum(ip)
 		a.add(eth, ip, &tcp, payload())
 	}
@@ -98,7 +132,7 @@ func (a *attack) fragments(src, dst string, dport uint16) {
 		if f.more {
 			ip.Flags = layers.IPv4MoreFragments
 		}
-		data := bytes.Repeat(marker, 9)[:max(f.size, 8)]
+		data := bytes.Repeat(once, 18)[:f.size]
 		if f.offset == 0 {
 			binary.BigEndian.PutUint16(data, 5555)
 			binary.BigEndian.PutUint16(data[2:], dport)
@@ -161,30 +195,40 @@ func (r *rig) victim(network string) dataplane.Flow {
 	return found
 }
 
-// build makes all the frames that a hostile consumer in c1 sends.
-func (r *hostile) build() *attack {
+// build makes all the frames that a hostile consumer in c1 sends, about a flow of somebody else's with these ports of its
+// client and its NAT IP.
+func (r *hostile) build(port, nat uint16) *attack {
 	vm := r.consumers[0]
 	a := &attack{own: vm.MAC("eth0"), gateway: r.gw.MAC("c1")}
-	flow := r.victim("c2")
-	port, nat := flow.Client.Port(), flow.NAT.Port()
 	plain := a.eth(layers.EthernetTypeIPv4)
 	everywhere := []string{otherEndpoint, proxiedIP, natIP, backendIP, "10.0.1.4", "10.0.0.1", listenIP, dialIP, sourceIP, "100.64.0.2", "127.0.0.1",
 		"169.254.169.254", "224.0.0.1", "255.255.255.255", "10.0.255.255", "0.0.0.0", "192.0.2.1"}
 	sources := []string{clientIP, "10.0.1.5", otherEndpoint, natIP, backendIP, endpointIP, "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", listenIP, dialIP, sourceIP}
+	a.kind("to other networks' endpoints, NAT IPs, backends and the splice path, from forged sources")
 	for _, dst := range everywhere {
 		for _, src := range sources {
 			a.all(plain, src, dst, port, load.PortEcho)
 		}
 		a.all(plain, clientIP, dst, port, inner.ListenPort)
-		a.all(plain, backendIP, dst, load.PortEcho, nat) // as an answer of the backend's
-		a.fragments(clientIP, dst, load.PortEcho)
+	}
+	few := slices.Clone(a.frames[:40])
+	a.kind("segments, RSTs too, of other people's flows, as their backend")
+	for _, dst := range everywhere {
+		a.all(plain, backendIP, dst, load.PortEcho, nat)
+	}
+	a.kind("to its own endpoint, what the link does not let through")
+	a.all(plain, clientIP, endpointIP, port, load.PortEcho)
+	a.kind("ICMP errors about other people's flows")
+	for _, dst := range everywhere {
 		a.quote(clientIP, dst, ipv4(clientIP, endpointIP, layers.IPProtocolTCP), port, load.PortEcho)
 		a.quote(backendIP, natIP, ipv4(natIP, backendIP, layers.IPProtocolTCP), nat, load.PortEcho)
 	}
-	// To its own endpoint: what the link's state does not let through.
-	a.all(plain, clientIP, endpointIP, port, load.PortEcho)
-	a.fragments(clientIP, endpointIP, load.PortEcho)
 	a.quote(clientIP, endpointIP, ipv4(endpointIP, clientIP, layers.IPProtocolTCP), load.PortEcho, port)
+	a.kind("tiny and overlapping fragments")
+	for _, dst := range append(everywhere, endpointIP) {
+		a.fragments(clientIP, dst, load.PortEcho)
+	}
+	a.kind("to and from other MACs")
 	for _, mac := range []net.HardwareAddr{r.gw.MAC("c2"), r.gw.MAC("web"), r.consumers[1].MAC("eth0"), r.backend.MAC("eth0"),
 		layers.EthernetBroadcast, {0x01, 0, 0x5e, 0, 0, 1}, {0x01, 0x80, 0xc2, 0, 0, 0}, {2, 0, 0, 9, 9, 9}} {
 		to, from := a.eth(layers.EthernetTypeIPv4), a.eth(layers.EthernetTypeIPv4)
@@ -196,9 +240,12 @@ func (r *hostile) build() *attack {
 			}
 		}
 	}
-	few := append([][]byte(nil), a.frames[:40]...)
+	a.kind("IPv6")
 	a.ipv6()
-	a.tagged(append(few, a.frames[len(a.frames)-3:]...))
+	few = append(few, a.frames[len(a.frames)-3:]...)
+	a.kind("tagged and double-tagged")
+	a.tagged(few)
+	a.kind("ARP spoofing")
 	for _, address := range []string{endpointIP, otherEndpoint, natIP, backendIP, clientIP, "10.0.0.1"} {
 		for op := range uint16(3) {
 			a.arp(op+1, a.own, address, address)
@@ -206,50 +253,84 @@ func (r *hostile) build() *attack {
 			a.arp(op+1, r.consumers[1].MAC("eth0"), address, address)
 		}
 	}
+	a.kind("other protocols of Ethernet, and a short frame")
 	for _, kind := range []layers.EthernetType{layers.EthernetTypeMPLSUnicast, layers.EthernetTypePPPoESession, 0x88cc, 0x0042} {
 		a.add(a.eth(kind), payload())
 	}
-	a.frames = append(a.frames, append(append(append([]byte(nil), a.gateway...), a.own...), 8, 0, 0x45)) // short
+	a.frames = append(a.frames, slices.Concat(a.gateway, a.own, []byte{8, 0, 0x45, 0}, marker))
 	return a
 }
 
-// send injects everything and waits until the gateway has seen it: its program counts what it does not forward.
-func (r *hostile) send(a *attack) {
+// inject sends frames one by one.
+func (r *hostile) inject(frames [][]byte) {
 	r.t.Helper()
-	seen := func() (n uint64) {
-		stats, err := r.gw.Netlink().LinkByName("c1")
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		return stats.Attrs().Statistics.RxPackets
+	if r.out == nil {
+		r.out = r.consumers[0].Injector("eth0")
 	}
-	before := seen()
-	for from := 0; from < len(a.frames); from += 50 {
-		if err := r.consumers[0].Inject("eth0", a.frames[from:min(from+50, len(a.frames))]...); err != nil {
-			r.t.Fatal(err)
+	if err := r.out.Send(frames...); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// judged counts the frames that privlink did not forward, ARP apart: each has one reason.
+func (r *hostile) judged() (ip, arp int) {
+	r.t.Helper()
+	stats, err := r.d.ReasonStats()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, s := range stats {
+		switch s.Label {
+		case "rst_sent", "rst_limited", "icmp_sent", "icmp_limited": // what came of a frame that has its own reason
+		case "arp_reply", "other_arp":
+			arp += int(s.Packets)
+		default:
+			ip += int(s.Packets)
 		}
 	}
-	r.Wait("the gateway to receive the attack", 20*time.Second, func() error {
-		if n := seen() - before; n < uint64(len(a.frames)) {
-			return fmt.Errorf("%d of %d frames", n, len(a.frames))
+	return ip, arp
+}
+
+// send injects everything and waits until privlink has judged as many frames as it has not forwarded. Where no
+// others send, the number is exact: no frame is under way any more, and none was forwarded.
+func (r *hostile) send(a *attack, alone bool) {
+	r.t.Helper()
+	var arps int
+	for _, f := range a.frames {
+		if bytes.Equal(f[12:14], []byte{8, 6}) {
+			arps++
+		}
+	}
+	ip, arp := r.judged()
+	r.inject(a.frames)
+	r.Wait("privlink to judge the attack", 20*time.Second, func() error {
+		ipNow, arpNow := r.judged()
+		if ipNow-ip < len(a.frames)-arps || arpNow-arp < arps {
+			return fmt.Errorf("%d of %d frames, %d of %d of ARP", ipNow-ip, len(a.frames)-arps, arpNow-arp, arps)
 		}
 		return nil
 	})
-	// The last frames are in its queue, which is served in order for each CPU: what comes after them has been served.
-	r.more(5)
+	if now, _ := r.judged(); alone && now-ip != len(a.frames)-arps {
+		r.t.Errorf("%d frames got a reason, %d were sent", now-ip, len(a.frames)-arps)
+	}
 }
 
-// others captures every interface of every network but the attacker's, at both ends, and what the attacker gets.
-func (r *hostile) others() func() (crossed []string) {
-	captures := map[string]*lab.Capture{
+// captures are on every interface of every network but the attacker's, at both ends.
+func (r *hostile) captures() map[string]*lab.Capture {
+	return map[string]*lab.Capture{
 		"c2 eth0": r.consumers[1].Capture("eth0"), "gateway's c2": r.gw.Capture("c2"),
 		"web eth0": r.backend.Capture("eth0"), "gateway's web": r.gw.Capture("web"), "gateway's lo": r.gw.Capture("lo"),
 		"splice's eth0": r.inside.Capture("eth0"), "gateway's inner": r.gw.Capture("inner"),
 	}
+}
+
+// others captures, and says what it has seen of the attacker's: frames, and its MAC, which nobody else's network knows.
+func (r *hostile) others() func() (crossed []string) {
+	captures, own := r.captures(), r.consumers[0].MAC("eth0")
 	return func() (crossed []string) {
 		for name, c := range captures {
 			for _, p := range c.Stop() {
-				if bytes.Contains(p.Data, marker) {
+				if marked(p.Data) || bytes.Contains(p.Data, own) {
 					crossed = append(crossed, fmt.Sprintf("%s: %x", name, p.Data[:min(len(p.Data), 64)]))
 				}
 			}
@@ -281,6 +362,7 @@ var (
 type hostile struct {
 	*rig
 	inside *lab.Namespace
+	out    *lab.Injector // of the attacker's machine
 }
 
 // hostileRig is a rig whose gateway forwards, as every container host does, and has routes that would lead across.
@@ -354,7 +436,7 @@ func TestHostile_WithoutPrivlink_TheHostForwardsAcross(t *testing.T) {
 				if err := r.consumers[0].Inject("eth0", a.frames...); err != nil {
 					return err
 				}
-				if seen.Count(func(p lab.Packet) bool { return bytes.Contains(p.Data, marker) && bytes.Contains(p.Data[14:54], addr) }) == 0 {
+				if seen.Count(func(p lab.Packet) bool { return marked(p.Data) && bytes.Contains(p.Data[14:54], addr) }) == 0 {
 					return errEarly
 				}
 				return nil
@@ -366,6 +448,59 @@ func TestHostile_WithoutPrivlink_TheHostForwardsAcross(t *testing.T) {
 		if !strings.Contains(all, name+": ") {
 			t.Errorf("the capture of %s has not seen what crossed", name)
 		}
+	}
+}
+
+// A gateway that is a hub lets every frame of the attack through to every interface, and every capture recognizes each:
+// whatever crosses in the test below is seen, by its marks alone.
+func TestHostile_GatewayIsAHub_EveryCaptureSeesEveryFrame(t *testing.T) {
+	r := hostileRig(t, rigOptions{consumers: 2})
+	r.hub("c1", "c2", "web", "inner", "lo")
+	a := r.build(40000, 1024)
+	captures := r.captures()
+	seen := func(name string) int { return captures[name].Count(func(p lab.Packet) bool { return marked(p.Data) }) }
+	for i, kind := range a.kinds {
+		frames := a.of(i)
+		before := make(map[string]int)
+		for name := range captures {
+			before[name] = seen(name)
+		}
+		r.inject(frames)
+		for name := range captures {
+			r.Wait(kind.name+" in the capture of "+name, 10*time.Second, func() error {
+				if n := seen(name) - before[name]; n < len(frames) {
+					return fmt.Errorf("%d of %d", n, len(frames))
+				}
+				return nil
+			})
+		}
+		t.Logf("%4d frames in each of %d captures: %s", len(frames), len(captures), kind.name)
+	}
+}
+
+// hub lets whatever arrives at an interface of the gateway leave by all the others.
+func (r *hostile) hub(from string, to ...string) {
+	r.t.Helper()
+	code := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	for _, name := range to {
+		code = append(code, asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Imm(asm.R2, int32(r.gw.Link(name).Attrs().Index)),
+			asm.Mov.Imm(asm.R3, 0), asm.FnCloneRedirect.Call())
+	}
+	const drop = 2
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "hub", Type: ebpf.SchedCLS, License: "GPL", Instructions: append(code, asm.Mov.Imm(asm.R0, drop), asm.Return())})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { p.Close() })
+	err = r.gw.Do(func() error {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: r.gw.Link(from).Attrs().Index, Program: p, Attach: ebpf.AttachTCXIngress})
+		if err == nil {
+			r.t.Cleanup(func() { l.Close() })
+		}
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
 	}
 }
 
@@ -426,12 +561,15 @@ func TestHostile_EveryFrame_NothingCrossesAndNobodyIsHurt(t *testing.T) {
 				r.clients = []*load.Client{c}
 				r.more(3)
 				proxied := r.proxied()
-				a := r.build()
+				flow := r.victim("c2")
+				a := r.build(flow.Client.Port(), flow.NAT.Port())
 				crossed := r.others()
-				r.send(a)
+				r.send(a, false)
+				r.more(5)
 				proxied()
 				report := r.wantNothingLost()
-				t.Logf("%d hostile frames", len(a.frames))
+				r.send(a, true) // once more, with nobody else's frames to be counted
+				t.Logf("%d hostile frames, twice", len(a.frames))
 				for i, c := range crossed() {
 					if i < 10 {
 						t.Errorf("crossed: %s", c)
