@@ -7,7 +7,9 @@
 #include "carry.h"
 #include "exports.h"
 
-/* One slice of the table; the argument comes back with what was found, and how far it came. */
+/* One slice of the table; the argument comes back with what was found, and how far it came. -EBUSY while
+ * another runs.
+ */
 SEC("syscall")
 int sweep_slice(struct sweep *s)
 {
@@ -21,8 +23,11 @@ int sweep_slice(struct sweep *s)
 	if (slice.end > flow_homes + FLOW_WINDOW)
 		slice.end = flow_homes + FLOW_WINDOW;
 
+	if (__sync_val_compare_and_swap(&sweeping, 0, 1))
+		return -16; /* EBUSY */
 	bpf_loop((s->count + SWEEP_TOGETHER - 1) / SWEEP_TOGETHER, sweep_slots, &slice, 0);
 	slice_settle(&slice);
+	__sync_lock_test_and_set(&sweeping, 0);
 	*s = slice.sweep;
 	return 0;
 }

@@ -193,25 +193,45 @@ static __always_inline __s32 port_next(struct domain *d)
 	return ~word ? (__s32)(at * 64 + bit_number(lowest_clear(word))) : -1;
 }
 
-static __always_inline void port_release(struct domain *d, __u32 bit)
+/* Clears the bit of a port; how many bits that were set. Not counted yet: port_uncount. */
+static __always_inline __u32 port_clear(struct domain *d, __u32 bit)
 {
 	__u64 mask = 1ull << (bit & 63), old;
-	__u32 word = bit / 64, used, zero = 0;
-	struct refills *refills;
+	__u32 word = bit / 64;
 
 	/* clang knows that it is in range, the verifier wants to see it asked */
 	asm volatile("" : "+r"(word));
 	if (word >= PORT_WORDS || MUTANT(8))
-		return;
+		return 0;
 	old = __sync_fetch_and_and(&d->word[word], ~mask);
-	if (!(old & mask))
+	return !!(old & mask);
+}
+
+/* Does it fall below `mark`? */
+static __always_inline bool port_drains(__u32 used, __u32 count, __u32 mark)
+{
+	return used >= mark && used - count < mark;
+}
+
+/* So many bits were cleared. */
+static __always_inline void port_uncount(struct domain *d, __u32 count)
+{
+	struct refills *refills;
+	__u32 used, zero = 0;
+
+	if (!count)
 		return;
-	used = __sync_fetch_and_sub(&d->used, 1);
-	if (used != PORT_COUNT && used != PORT_COUNT / 2)
+	used = __sync_fetch_and_sub(&d->used, count);
+	if (!port_drains(used, count, PORT_COUNT) && !port_drains(used, count, PORT_COUNT / 2))
 		return;
 	refills = bpf_map_lookup_elem(&refills_v1, &zero);
 	if (refills)
 		__sync_fetch_and_add(&refills->count, 1);
+}
+
+static __always_inline void port_release(struct domain *d, __u32 bit)
+{
+	port_uncount(d, port_clear(d, bit));
 }
 
 /* The reverse half of a port was freed, or its slot taken again: the port is anybody's. */

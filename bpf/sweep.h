@@ -4,7 +4,8 @@
  * lock and may stop anywhere; packets treat an idle pair as absent whether or not it came by. It
  * runs in process context and uses no memory of the packet programs but the tables.
  *
- *	live, idle		both halves DEAD, or marked ended if both ends are owed a RST
+ *	live, idle		both halves DEAD, or marked ended if both ends are owed a RST; by
+ *				whichever half comes first
  *	live, link or backend gone	marked ended (TCP) or DEAD (UDP)
  *	DEAD, rested		entry freed, then the port's bit; with the end of the slice the quota
  */
@@ -38,15 +39,20 @@ static __always_inline void slice_return_link(struct slice *slice)
 	slice->link_pairs = 0;
 }
 
-/* Ports that began to rest, not yet counted at their domain. In the object's own memory, so one sweep
- * at a time; what two would lose is a count, never a port.
+/* Ports that began to rest and ports that have rested, not yet told to their domain: a domain is a look-up,
+ * and a line that packets write. In the object's own memory, so one sweep at a time (sweep_slice).
  */
-#define RESTS 64 /* eight NAT IPs, eight backends, if their last octets follow each other */
+#define RESTS      64 /* eight NAT IPs, eight backends, if their last octets follow each other */
+#define REST_PORTS 32
 
 static struct rest {
 	struct domain_key domain;
-	__u32 ports;
+	__u32 began;
+	__u32 over;
+	__u16 bit[REST_PORTS]; /* of those that are over */
 } rests[RESTS];
+
+static __u32 sweeping; /* 1 = a slice is under way */
 
 static __always_inline struct rest *rest_at(__u32 place)
 {
@@ -55,47 +61,76 @@ static __always_inline struct rest *rest_at(__u32 place)
 	return &rests[place & (RESTS - 1)];
 }
 
-SLOW int rest_count(__u32 place)
+/* A function of its own, so that the verifier does not go on with each of its ends. */
+SLOW __u32 rest_clear(struct domain *d, __u32 bit)
+{
+	return d ? port_clear(d, bit) : 0;
+}
+
+SLOW int rest_settle(__u32 place)
 {
 	struct rest *rest = rest_at(place);
+	__u32 cleared = 0;
 	struct domain *d;
 
-	if (!rest->ports)
+	if (!rest->began && !rest->over)
 		return 0;
 	d = domain_find(&rest->domain);
-	if (d)
-		__sync_fetch_and_add(&d->resting, rest->ports);
-	rest->ports = 0;
+	if (d) {
+		for (__u32 i = 0; i < REST_PORTS && i < rest->over; i++)
+			cleared += rest_clear(d, rest->bit[i]);
+		__sync_fetch_and_add(&d->resting, rest->began - rest->over);
+		port_uncount(d, cleared);
+	}
+	rest->began = 0;
+	rest->over = 0;
 	return 0;
 }
 
-/* The reverse half of a pair that went idle: LIVE to DEAD. Its domain is not looked up for each. */
+/* Where the ports of a domain are collected. */
+static __always_inline struct rest *rest_of(struct domain_key domain)
+{
+	__u32 place = (domain.nat >> 24 & 7) | (domain.backend >> 24 & 7) << 3;
+	flow_word *name = (flow_word *)&domain, *there;
+	struct rest *rest = rest_at(place);
+
+	there = (flow_word *)&rest->domain;
+	if (there[0] != name[0] || there[1] != name[1] || rest->over >= REST_PORTS) {
+		rest_settle(place);
+		rest = rest_at(place);
+		rest->domain = domain;
+	}
+	return rest;
+}
+
+/* The reverse half of a pair that went idle: LIVE to DEAD. */
 static __always_inline void sweep_end_reverse(struct flow *f, __u32 state, __u32 now)
 {
 	struct domain_key domain = domain_name(&f->key, FLOW_READ(f->rw.tag.of.flags));
-	__u32 place = (domain.nat >> 24 & 7) | (domain.backend >> 24 & 7) << 3;
-	flow_word *name = (flow_word *)&domain, *there;
-	struct rest *rest;
 
-	if (!flow_end(f, state, now))
-		return;
-	there = (flow_word *)&rest_at(place)->domain;
-	if (there[0] != name[0] || there[1] != name[1])
-		rest_count(place);
-	rest = rest_at(place);
-	rest->domain = domain;
-	rest->ports++;
+	if (flow_end(f, state, now))
+		rest_of(domain)->began++;
 }
 
-/* What the slice found for others: quotas get back what it freed, domains learn what rests. Together, as each
- * is a line that packets on other CPUs write, and a domain a look-up.
+/* The port of a reverse half that was freed. */
+static __always_inline void sweep_rested(const struct flow_key *reverse, __u16 flags)
+{
+	struct rest *rest = rest_of(domain_name(reverse, flags));
+	__u32 n = rest->over;
+
+	rest->bit[n & (REST_PORTS - 1)] = bit_of_port(bpf_ntohs(reverse->dport));
+	rest->over = n + 1;
+}
+
+/* What the slice found for others: quotas get back what it freed, domains their ports. Together, as each is a
+ * line that packets on other CPUs write.
  */
 static __always_inline void slice_settle(struct slice *slice)
 {
 	struct table *t = table_only();
 
 	for (int i = 0; i < RESTS; i++)
-		rest_count(i);
+		rest_settle(i);
 
 	if (t && slice->pairs)
 		__sync_fetch_and_sub(&t->pairs, slice->pairs);
@@ -132,7 +167,7 @@ static __always_inline void sweep_dead(struct slice *slice, struct flow *f, __u3
 	if (!port)
 		return;
 	slice_keep(slice, &tag.of);
-	port_rested(&key, tag.of.flags);
+	sweep_rested(&key, tag.of.flags);
 }
 
 static __always_inline bool sweep_gone(const struct rewrite *forward)
@@ -142,6 +177,33 @@ static __always_inline bool sweep_gone(const struct rewrite *forward)
 
 	return !link || !link_carries(link, forward->tag.of.link_gen) || !b ||
 	       (b->gen != forward->via.forward.backend_gen && !MUTANT(26));
+}
+
+/* The pair of a reverse half that nothing came by for long. Idle, it is ended here: its forward half, anywhere
+ * in the table, need not look for its twin again. What else is to be done with a pair is done there.
+ */
+static __always_inline void sweep_reverse(struct sweep *s, struct flow *f, const struct half *h,
+                                          struct flow *twin, __u32 twin_state, __u32 twin_stamp)
+{
+	__u16 flags = half_flags(h), phase = half_phase(h);
+	struct rewrite forward = h->rw;
+	struct backend *b;
+	__s32 limit;
+
+	/* phases are the same in both; of another owner of the slot flow_end wants to know nothing */
+	forward.via.word = FLOW_READ(twin->rw.via.word);
+	b = backend_at(forward.via.forward.backend);
+	if (phase != PHASE_ENDED && unlikely(sweep_gone(&forward)))
+		return;
+	if (b && b->flags & BACKEND_TCP_RESET && flags & FLOW_TCP && phase == PHASE_OPEN)
+		return;
+	limit = idle_limit(&forward);
+	if (flow_age(s->now, h->stamp) <= limit || flow_age(s->now, twin_stamp) <= limit)
+		return;
+	if (flow_end(twin, twin_state, s->now)) {
+		sweep_end_reverse(f, h->state, s->now);
+		s->killed++;
+	}
 }
 
 static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 slot, __u32 state)
@@ -167,11 +229,13 @@ static __always_inline void sweep_live(struct sweep *s, struct flow *f, __u32 sl
 		return;
 	}
 	if (flags & FLOW_REVERSE) {
-		/* Its forward half decides for both. Alone it is what an opening or a new pair left. */
+		/* Alone it is what an opening or a new pair left. */
 		if (age <= ORPHAN_AGE || !flow_same(f, state))
 			return;
 		twin = half_twin(f, &h, &twin_state, &twin_stamp);
-		if (!twin && half_end(f, state, s->now))
+		if (twin && age > IDLE_MIN)
+			sweep_reverse(s, f, &h, twin, twin_state, twin_stamp);
+		else if (!twin && half_end(f, state, s->now))
 			s->orphans++;
 		return;
 	}

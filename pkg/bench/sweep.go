@@ -118,8 +118,8 @@ func (s *sweeper) pass() (total, longest time.Duration, err error) {
 		for first := uint32(0); first < slots; {
 			slice := dataplane.RawSweep{First: first, Count: min(dataplane.SweepSlice, slots-first)}
 			start := time.Now()
-			if _, err := s.program.Run(&ebpf.RunOptions{Context: &slice, ContextOut: &slice}); err != nil {
-				return fmt.Errorf("sweep from slot %d: %w", first, err)
+			if ret, err := s.program.Run(&ebpf.RunOptions{Context: &slice, ContextOut: &slice}); err != nil || ret != 0 {
+				return fmt.Errorf("sweep from slot %d: it returned %d: %w", first, int32(ret), err)
 			}
 			took := time.Since(start)
 			if slice.Count == 0 {

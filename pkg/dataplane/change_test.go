@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -285,4 +287,38 @@ func TestAddress_SomebodyHasIt_IsAConflict(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestSweep_TwoAtOnce_OneRefused: a slice collects what it freed in memory of the object, so a second one at the same time is
+// refused, and neither is harmed.
+func TestSweep_TwoAtOnce_OneRefused(t *testing.T) {
+	g, _, _, s := newPair(t)
+	g.open()
+	g.apply(s)
+	var met atomic.Bool
+	slices := func() error {
+		for n := 0; n < 500 || !met.Load() && n < 100_000; n++ {
+			slice := bpfSweep{Count: SweepSlice}
+			switch err := runSyscall(g.d.k.sweep, &slice); {
+			case err == nil && slice.Count > 0:
+			case err != nil && strings.Contains(err.Error(), "returned -16"): // EBUSY
+				met.Store(true)
+			default:
+				return fmt.Errorf("a slice of %d slots: %w", slice.Count, err)
+			}
+		}
+		return nil
+	}
+	var group sync.WaitGroup
+	var failed [2]error
+	for i := range failed {
+		group.Go(func() { failed[i] = slices() })
+	}
+	group.Wait()
+	if err := errors.Join(failed[:]...); err != nil {
+		t.Fatal(err)
+	}
+	if !met.Load() {
+		t.Error("the slices of two threads never met")
+	}
 }

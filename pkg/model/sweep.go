@@ -31,12 +31,8 @@ func (m *Machine) Sweep(first, count uint32) Sweep {
 				}
 			}
 		case s.State == SlotLive && s.RW.reverse():
-			// Its forward half decides for both. Alone it is what an opening or a new pair left.
 			found.Live++
-			if _, paired := m.Table.twin(n); !paired && age(m.Now, s.Stamp) > OrphanAge {
-				m.endHalf(n, m.Now)
-				found.Orphans++
-			}
+			m.sweepReverse(n, &found)
 		case s.State == SlotLive:
 			found.Live++
 			m.sweepForward(n, &found)
@@ -64,15 +60,43 @@ func (m *Machine) sweepDead(n uint32, found *Sweep) {
 	m.returnDead(s.Key, &s.RW)
 }
 
+// sweepReverse ends an idle pair like its forward half would; what else a pair needs it leaves to that. Alone it is what an
+// opening or a new pair left.
+func (m *Machine) sweepReverse(n uint32, found *Sweep) {
+	forward, paired := m.Table.twin(n)
+	if !paired {
+		if age(m.Now, m.Table.Slots[n].Stamp) > OrphanAge {
+			m.endHalf(n, m.Now)
+			found.Orphans++
+		}
+		return
+	}
+	if m.idle(forward) && !m.gone(forward) && !m.resetDue(forward) {
+		m.endPair(forward)
+		found.Killed++
+	}
+}
+
+// gone says whether a pair's link or backend is no longer what it was opened with, and its ends were not told yet.
+func (m *Machine) gone(forward uint32) bool {
+	rw := &m.Table.Slots[forward].RW
+	b := m.Backends[rw.Backend]
+	return rw.phase() != PhaseEnded && (!m.carries(rw.Link, rw.LinkGen) || b == nil || b.Gen != rw.BackendGen)
+}
+
+// resetDue says whether the ends of a pair get a RST when it is idle.
+func (m *Machine) resetDue(forward uint32) bool {
+	rw := &m.Table.Slots[forward].RW
+	b := m.Backends[rw.Backend]
+	return b != nil && b.TCPReset && rw.Flags&FlagTCP != 0 && rw.phase() == PhaseOpen
+}
+
 // sweepForward ends a pair that is idle, or whose link or backend is gone.
 func (m *Machine) sweepForward(n uint32, found *Sweep) {
 	rw := &m.Table.Slots[n].RW
-	tcp := rw.Flags&FlagTCP != 0
-	b := m.Backends[rw.Backend]
-	ended := rw.phase() == PhaseEnded
-	if !ended && (!m.carries(rw.Link, rw.LinkGen) || b == nil || b.Gen != rw.BackendGen) {
+	if m.gone(n) {
 		found.Ended++
-		if tcp {
+		if rw.Flags&FlagTCP != 0 {
 			m.markEnded(n)
 			found.Unanswered++
 		} else {
@@ -80,13 +104,13 @@ func (m *Machine) sweepForward(n uint32, found *Sweep) {
 		}
 		return
 	}
-	if ended {
+	if rw.phase() == PhaseEnded {
 		found.Unanswered++
 	}
 	if !m.idle(n) {
 		return
 	}
-	if b != nil && b.TCPReset && tcp && rw.phase() == PhaseOpen {
+	if m.resetDue(n) {
 		m.markEnded(n)
 		found.Unanswered++
 		found.Ended++

@@ -2,6 +2,7 @@ package program
 
 import (
 	"fmt"
+	"syscall"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -32,13 +33,17 @@ func (p *Programs) Sweep(first, count, now uint32) (all model.Sweep, err error) 
 	return all, nil
 }
 
-// SweepSlice runs the sweep once: it visits so many slots, or fewer when its time is over.
+// SweepSlice runs the sweep once: it visits so many slots, or fewer when its time is over. syscall.EBUSY: another one runs.
 func (p *Programs) SweepSlice(first, count, now uint32) (visited uint32, found model.Sweep, err error) {
 	p.sweep.input.Now = now
 	context := dataplane.RawSweep{First: first, Count: count}
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&context)), unsafe.Sizeof(context))
 	out := make([]byte, len(bytes))
-	if _, err := p.sweep.program.Run(&ebpf.RunOptions{Context: bytes, ContextOut: out}); err != nil {
+	ret, err := p.sweep.program.Run(&ebpf.RunOptions{Context: bytes, ContextOut: out})
+	if err == nil && ret != 0 {
+		err = syscall.Errno(-int32(ret))
+	}
+	if err != nil {
 		return 0, model.Sweep{}, fmt.Errorf("sweep: %w", err)
 	}
 	s := (*dataplane.RawSweep)(unsafe.Pointer(&out[0]))
