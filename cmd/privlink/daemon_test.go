@@ -449,17 +449,26 @@ func TestRun_Metrics_PromtoolFindsNothing(t *testing.T) {
 	}
 }
 
-func TestExplainKernel_Old_SaysWhichIsNeeded(t *testing.T) {
+func TestExplainKernel_OldOrLacking_SaysWhatIsNeeded(t *testing.T) {
 	cause := errors.New("load programs: invalid argument")
-	for release, want := range map[string]string{
-		"5.10.0-30-amd64": "kernel 5.10.0-30-amd64 is too old, privlink needs 6.1 or newer: load programs: invalid argument",
-		"6.0.19":          "kernel 6.0.19 is too old, privlink needs 6.1 or newer: load programs: invalid argument",
-		"6.1.0-18-amd64":  cause.Error(),
-		"6.18.44":         cause.Error(),
-		"":                cause.Error(),
+	lacks := "the kernel lacks what privlink needs: helper bpf_loop for tc programs, iterator ksym: load programs: invalid argument"
+	for _, c := range []struct {
+		release string
+		missing []string
+		errAsk  error
+		want    string
+	}{
+		{"5.10.0-30-amd64", nil, nil, "kernel 5.10.0-30-amd64 is too old, privlink needs 6.1 or newer: load programs: invalid argument"},
+		{"6.0.19", nil, nil, "kernel 6.0.19 is too old, privlink needs 6.1 or newer: load programs: invalid argument"},
+		{"6.1.0-18-amd64", nil, nil, cause.Error()},
+		{"6.18.44", nil, nil, cause.Error()},
+		{"", nil, errors.New("operation not permitted"), cause.Error()},
+		{"6.18.44", []string{"helper bpf_loop for tc programs", "iterator ksym"}, nil, lacks},
+		{"6.0.19", []string{"helper bpf_loop for tc programs", "iterator ksym"}, nil, "kernel 6.0.19 is too old, privlink needs 6.1 or newer: " + lacks},
 	} {
-		if got := explainKernel(cause, release); got.Error() != want || !errors.Is(got, cause) {
-			t.Errorf("%q: %v, want %s", release, got, want)
+		got := explainKernel(cause, c.release, func() ([]string, error) { return c.missing, c.errAsk })
+		if got.Error() != c.want || !errors.Is(got, cause) {
+			t.Errorf("%q: %v, want %s", c.release, got, c.want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,7 +130,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	case errors.Is(err, inner.ErrInUse):
 		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)
 	case err != nil:
-		return explainKernel(err, kernelRelease())
+		return explainKernel(err, kernelRelease(), dataplane.MissingFeatures)
 	}
 	defer func() { err = errors.Join(err, inside.close()) }()
 	// Ports that somebody else has are found out before anything in the kernel changes. Who connects to ours waits.
@@ -149,7 +150,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	case errors.Is(err, dataplane.ErrLocked):
 		return refusedErrorf("%w (stop the other daemon, or choose another --bpffs)", err)
 	case err != nil:
-		return explainKernel(privileges(err), kernelRelease())
+		return explainKernel(privileges(err), kernelRelease(), dataplane.MissingFeatures)
 	}
 	defer func() {
 		if d.serves {
@@ -257,8 +258,12 @@ func closeAll(listeners []net.Listener) {
 // oldestKernel is the first that has all that the dataplane needs.
 const oldestKernelMajor, oldestKernelMinor = 6, 1
 
-// explainKernel adds to an error that the kernel of a release (such as 6.1.0-18-amd64) is too old, where it is.
-func explainKernel(err error, release string) error {
+// explainKernel adds to an error that the kernel of a release (such as 6.1.0-18-amd64) is too old, where it is, and what
+// it lacks; missing is asked for that.
+func explainKernel(err error, release string, missing func() ([]string, error)) error {
+	if lacks, errAsk := missing(); errAsk == nil && len(lacks) > 0 {
+		err = fmt.Errorf("the kernel lacks what privlink needs: %s: %w", strings.Join(lacks, ", "), err)
+	}
 	var major, minor int
 	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); n != 2 {
 		return err

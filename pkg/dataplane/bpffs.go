@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -87,20 +89,8 @@ func (f *folder) restore() error {
 // mountBPFFS sees to it that path is, or can be made, on a bpffs: it mounts one at
 // /sys/fs/bpf for paths below, else at path itself.
 func mountBPFFS(path string) error {
-	at := path
-	for {
-		var st unix.Statfs_t
-		err := unix.Statfs(at, &st)
-		if err == nil {
-			if uint32(st.Type) == unix.BPF_FS_MAGIC {
-				return nil
-			}
-			break
-		}
-		if !errors.Is(err, unix.ENOENT) || at == "/" {
-			return fmt.Errorf("look for a bpffs at %s: %w", at, err)
-		}
-		at = filepath.Dir(at)
+	if on, err := OnBPFFS(path); on || err != nil {
+		return err
 	}
 	target := path
 	if rest, ok := strings.CutPrefix(path, "/sys/fs/bpf/"); ok && rest != "" {
@@ -193,3 +183,52 @@ func isMountPoint(path string) bool {
 }
 
 func (f *folder) close() error { return f.lock.Close() }
+
+// PinnedLink is a pinned attachment of a program to an interface.
+type PinnedLink struct {
+	Path, Hook, Interface string
+	// Ifindex is where the program is attached; 0 = nowhere, as the interface is gone or somebody took the program away.
+	Ifindex int
+}
+
+// PinnedLinks are the attachments pinned below a bpffs folder, by path; none where there is no such folder. It needs no daemon. What is pinned
+// there and is no attachment has Ifindex 0.
+func PinnedLinks(bpffs string) ([]PinnedLink, error) {
+	f := &folder{path: filepath.Clean(bpffs)}
+	pins, err := f.allLinks()
+	if err != nil {
+		return nil, err
+	}
+	var all []PinnedLink
+	for path, of := range pins {
+		p := PinnedLink{Path: path, Hook: of[0], Interface: of[1]}
+		if l, err := link.LoadPinnedLink(path, nil); err == nil {
+			if p.Ifindex, _, err = attachedTo(l); err != nil {
+				p.Ifindex = 0
+			}
+			l.Close()
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b PinnedLink) int { return strings.Compare(a.Path, b.Path) })
+	return all, nil
+}
+
+// OnBPFFS says whether path, or the nearest folder above it that exists, is on a bpffs.
+func OnBPFFS(path string) (bool, error) {
+	at := filepath.Clean(path)
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(at, &st)
+		if err == nil {
+			return uint32(st.Type) == unix.BPF_FS_MAGIC, nil
+		}
+		if !errors.Is(err, unix.ENOENT) || at == filepath.Dir(at) {
+			return false, fmt.Errorf("look for a bpffs at %s: %w", at, err)
+		}
+		at = filepath.Dir(at)
+	}
+}
+
+// MountBPFFS mounts a bpffs where `privlink run` would, for pins at path: it does nothing where there is one.
+func MountBPFFS(path string) error { return mountBPFFS(filepath.Clean(path)) }

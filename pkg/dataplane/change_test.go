@@ -257,6 +257,7 @@ func TestAttach_HostAddress_IsRefused(t *testing.T) {
 	if !errors.Is(r.Attachments[0].Err, ErrHostAddress) || r.Attachments[1].Err != nil {
 		t.Errorf("attachments: %+v", r.Attachments)
 	}
+	g.waitSame()
 	for _, allow := range []func(*Attachment){func(a *Attachment) { a.PassOther = true }, func(a *Attachment) { a.Exclusive = true }} {
 		s := small()
 		allow(&s.Networks[0].Attachments[0])
@@ -287,6 +288,7 @@ func TestAddress_SomebodyHasIt_IsAConflict(t *testing.T) {
 		}
 		return nil
 	})
+	g.waitSame()
 }
 
 // TestSweep_TwoAtOnce_OneRefused: a slice collects what it freed in memory of the object, so a second one at the same time is

@@ -234,10 +234,15 @@ func (d *Dataplane) readKernel() error {
 	}); err != nil {
 		return err
 	}
-
 	if err := k.clearDials(); err != nil {
 		return err
 	}
+	return d.readEntries()
+}
+
+// readEntries takes over what the maps have that are no arrays.
+func (d *Dataplane) readEntries() error {
+	k := d.k
 	d.addresses = make(map[bpfAddressKey]bpfAddress)
 	var key bpfAddressKey
 	var address bpfAddress

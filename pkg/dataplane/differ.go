@@ -43,13 +43,65 @@ func Differences(bpffs string, want State, inner string) (list []Difference, err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	due := describe(want, r.k.config.load(0).MaxPairs)
+	return r.differences(want, inner, doubts{})
+}
+
+// Differences compares the maps with the State that was applied last, as the function of that name does, but takes
+// what Result tells of it into account: what is pending, unresolved or failed does not count. Another Apply meanwhile can
+// make differences that are none; ask again.
+func (d *Dataplane) Differences() ([]Difference, error) {
+	d.readers.RLock()
+	defer d.readers.RUnlock()
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, fmt.Errorf("compare the kernel with the state: %w", ErrClosed)
+	}
+	if !d.applied {
+		d.mu.Unlock()
+		return nil, nil
+	}
+	want, is, inner := d.state, d.doubts(), d.inner.Network
+	d.mu.Unlock()
+	r := reading{k: d.k}
+	return r.differences(want, inner, is)
+}
+
+// doubts are what keeps the kernel from holding a State as it stands.
+type doubts struct {
+	pending    map[Address]bool // not known to be ours, or known to be another's
+	unresolved map[Address]bool // nobody knows where these targets are
+	failed     map[string]bool  // keys of what was left out, or partly
+	kept       map[uint64]bool  // idents of backends, those included that stay for their flows only
+}
+
+// doubts are those of the last plan. mu is held.
+func (d *Dataplane) doubts() doubts {
+	is := doubts{make(map[Address]bool), make(map[Address]bool), make(map[string]bool), d.plan.keepBackends}
+	for _, a := range d.result.Pending {
+		is.pending[a] = true
+	}
+	for _, c := range d.result.Conflicts {
+		is.pending[c.Address] = true
+	}
+	for _, u := range d.result.Unresolved {
+		is.unresolved[u.Address] = true
+	}
+	for _, f := range d.result.Failed {
+		is.failed[f.Key] = true
+	}
+	return is
+}
+
+func (r *reading) differences(want State, inner string, is doubts) (list []Difference, err error) {
+	due := describe(want, r.k.config.load(0).MaxPairs, is)
 	have, err := r.describe(&due, inner)
 	if err != nil {
 		return nil, fmt.Errorf("compare the kernel with revision %d: %w", want.Revision, err)
 	}
 	for object, is := range have {
-		if should := due.objects[object]; is != should {
+		should, ok := due.objects[object]
+		if is != should && (ok || !due.excused[object]) {
 			list = append(list, Difference{object, is, should})
 		}
 	}
@@ -64,7 +116,9 @@ func Differences(bpffs string, want State, inner string) (list []Difference, err
 
 // description is a State as text, object by object.
 type description struct {
+	doubts
 	objects map[string]string
+	excused map[string]bool   // objects of what failed: they may be there or not
 	names   map[uint64]string // keys by ident
 	proxied map[string]bool   // rules by key
 }
@@ -75,14 +129,26 @@ func (d *description) name(kind string, parts ...string) string {
 	return key
 }
 
+// want says how an object is to be, where what it is a part of did not fail.
+func (d *description) want(of, object, text string) {
+	if d.failed[of] {
+		d.excused[object] = true
+		return
+	}
+	d.objects[object] = text
+}
+
+// ours says whether an address is known to be nobody else's.
+func (d *description) ours(network string, a netip.Addr) bool { return !d.pending[Address{network, a}] }
+
 // describe says what a State wants. It follows DESIGN's words and none of the plan's tables.
-func describe(s State, pairs uint32) description {
+func describe(s State, pairs uint32, is doubts) description {
 	limits := defaultLimits(s, pairs)
-	d := description{objects: map[string]string{}, names: map[uint64]string{}, proxied: map[string]bool{}}
+	d := description{doubts: is, objects: map[string]string{}, excused: map[string]bool{}, names: map[uint64]string{}, proxied: map[string]bool{}}
 	for _, n := range s.Networks {
 		d.name("vnet", n.Key)
 		for _, a := range n.Gateways {
-			d.objects[addressObject(a, n.Key)] = addressText(bpfAddressKindADDR_GATEWAY, "", true)
+			d.want(n.Key, addressObject(a, n.Key), addressText(bpfAddressKindADDR_GATEWAY, "", true))
 		}
 	}
 	for i := range s.RuleSets {
@@ -100,18 +166,18 @@ func describe(s State, pairs uint32) description {
 		if l.Frontend {
 			kind = bpfAddressKindADDR_FRONTEND
 		}
-		d.objects[addressObject(l.Addr, l.Network)] = addressText(kind, d.name("link", l.Key), true)
+		d.want(l.Key, addressObject(l.Addr, l.Network), addressText(kind, d.name("link", l.Key), d.ours(l.Network, l.Addr)))
 		if l.MaxFlows == 0 {
 			l.MaxFlows = limits(&l)
 		}
 		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
-		d.objects["link "+l.Key] = linkText(l.ID, uint8(l.State), uint16(l.Epoch), l.RuleSet, l.Addr, l.Network, limit)
+		d.want(l.Key, "link "+l.Key, linkText(l.ID, l.State, uint16(l.Epoch), l.RuleSet, l.Addr, l.Network, limit))
 	}
 	for _, l := range s.Links {
 		for _, peer := range l.Peers {
 			at := addressObject(l.Addr, peer)
 			if _, ok := d.objects[at]; !ok {
-				d.objects[at] = addressText(bpfAddressKindADDR_PEERED, l.Key, false)
+				d.want(l.Key, at, addressText(bpfAddressKindADDR_PEERED, l.Key, false))
 			}
 		}
 	}
@@ -121,8 +187,8 @@ func describe(s State, pairs uint32) description {
 func (d *description) ruleSet(rs *RuleSet) {
 	var nat []string
 	for _, s := range rs.Sources {
-		d.objects[addressObject(s.Addr, rs.Network)] = addressText(bpfAddressKindADDR_NAT, "", true)
-		if !s.Draining {
+		d.want(rs.Key, addressObject(s.Addr, rs.Network), addressText(bpfAddressKindADDR_NAT, "", d.ours(rs.Network, s.Addr)))
+		if !s.Draining && d.ours(rs.Network, s.Addr) {
 			nat = append(nat, s.Addr.String())
 		}
 	}
@@ -133,24 +199,32 @@ func (d *description) ruleSet(rs *RuleSet) {
 		var chosen []string
 		for _, t := range r.Targets {
 			state, flags := bpfBackendStateBACKEND_UP, uint8(0)
-			if !t.Healthy || t.NoNew {
+			switch {
+			case !t.Healthy || t.NoNew:
 				state = bpfBackendStateBACKEND_DOWN
-			} else {
+			case d.unresolved[Address{rs.Network, t.Addr}]:
+				state = bpfBackendStateBACKEND_UNRESOLVED
+			default:
 				chosen = append(chosen, t.Addr.String())
 			}
 			if r.TCPReset {
 				flags = uint8(bpfBackendFlagsBACKEND_TCP_RESET)
 			}
 			d.names[backendIdent(rs, r, t)] = r.Key + "|" + t.Pool
-			d.objects[backendObject(t.Addr, r.BackendPort, r.Key+"|"+t.Pool)] = backendText(uint8(state), flags, rs.Network, idleTCP(r), r.IdleUDP)
+			d.want(rs.Key, backendObject(t.Addr, r.BackendPort, r.Key+"|"+t.Pool), backendText(uint8(state), flags, rs.Network, idleTCP(r), r.IdleUDP))
 		}
 		slices.Sort(chosen)
-		object := fmt.Sprintf("port %d protocol %d of %s", r.Port, r.Protocol, rs.Key)
-		if r.Proxy {
-			d.objects[object] = proxyText(r.Key)
-			continue
+		plain := ruleText(r.Key, nat, rs.Network, r.BackendPort, uint8(r.Distribution), chosen)
+		switch {
+		case !r.Proxy:
+			d.want(rs.Key, portObject(r.Port, r.Protocol, rs.Key), plain)
+		case r.Protocol == ProtocolAll: // all but TCP passes plain
+			d.names[ident("rule", rs.Key, r.Key, "plain")] = r.Key
+			d.want(rs.Key, portObject(r.Port, ProtocolAll, rs.Key), plain)
+			fallthrough
+		default:
+			d.want(rs.Key, portObject(r.Port, ProtocolTCP, rs.Key), proxyText(r.Key))
 		}
-		d.objects[object] = ruleText(r.Key, nat, rs.Network, r.BackendPort, uint8(r.Distribution), chosen)
 	}
 }
 
@@ -159,19 +233,46 @@ func addressObject(a netip.Addr, network string) string {
 }
 
 func addressText(kind bpfAddressKind, link string, arp bool) string {
-	return fmt.Sprintf("kind %d link %q arp %v", kind, link, arp)
+	text := map[bpfAddressKind]string{
+		bpfAddressKindADDR_ENDPOINT: "an endpoint", bpfAddressKindADDR_FRONTEND: "a frontend", bpfAddressKindADDR_NAT: "a NAT IP",
+		bpfAddressKindADDR_GATEWAY: "a gateway", bpfAddressKindADDR_PEERED: "an endpoint of a peered network",
+	}[kind]
+	if text == "" {
+		text = fmt.Sprintf("of unknown kind %d", kind)
+	}
+	if link != "" {
+		text += ", link " + link
+	}
+	if !arp {
+		text += ", not answered for"
+	}
+	return text
 }
 
-func linkText(id uint32, state uint8, epoch uint16, ruleSet string, addr netip.Addr, network, limit string) string {
-	return fmt.Sprintf("LinkID %#x state %d epoch %d of %q at %s in %s, flows %s", id, state, epoch, ruleSet, addr, network, limit)
+func linkText(id uint32, state LinkState, epoch uint16, ruleSet string, addr netip.Addr, network, limit string) string {
+	named := map[LinkState]string{LinkPending: "Pending", LinkApproved: "Approved", LinkRejected: "Rejected", LinkDisconnected: "Disconnected"}[state]
+	if named == "" {
+		named = fmt.Sprintf("in unknown state %d", state)
+	}
+	return fmt.Sprintf("%s with LinkID %#x (epoch %d) of %q at %s in %s, flows %s", named, id, epoch, ruleSet, addr, network, limit)
 }
 
 func backendObject(addr netip.Addr, port uint16, of string) string {
 	return fmt.Sprintf("backend %s port %d of %s", addr, port, of)
 }
 
+func portObject(port uint16, protocol Protocol, ruleSet string) string {
+	return fmt.Sprintf("port %d protocol %d of %s", port, protocol, ruleSet)
+}
+
 func backendText(state, flags uint8, network string, idleTCP, idleUDP uint32) string {
-	return fmt.Sprintf("state %d flags %d in %s, idle %d and %d", state, flags, network, idleTCP, idleUDP)
+	named := map[bpfBackendState]string{
+		bpfBackendStateBACKEND_UP: "up", bpfBackendStateBACKEND_DOWN: "down", bpfBackendStateBACKEND_UNRESOLVED: "not found by ARP",
+	}[bpfBackendState(state)]
+	if named == "" {
+		named = fmt.Sprintf("in unknown state %d", state)
+	}
+	return fmt.Sprintf("%s, flags %d in %s, idle %d and %d", named, flags, network, idleTCP, idleUDP)
 }
 
 func ruleText(rule string, nat []string, network string, port uint16, distribution uint8, chosen []string) string {
@@ -185,11 +286,11 @@ func proxyText(rule string) string { return "rule " + rule + ", proxied" }
 
 // reading is the pinned maps, mapped.
 type reading struct {
-	k kernel
+	k *kernel
 }
 
 func openReading(bpffs string) (*reading, error) {
-	r := &reading{k: kernel{maps: make(map[string]*ebpf.Map)}}
+	r := &reading{k: &kernel{maps: make(map[string]*ebpf.Map)}}
 	for _, name := range []string{mapConfig, mapTable, mapFlows, mapVNets, mapServices, mapPools, mapIfaces, mapOuts, mapLinks, mapUsage, mapRules,
 		mapNatsets, mapBackends, mapAddresses, mapRuleIndex, mapMaglev} {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(bpffs, "maps", name), nil)
@@ -228,12 +329,15 @@ func (r *reading) describe(d *description, inner string) (map[string]string, err
 		}
 		key := nameOf(d, l.Ident)
 		limit := strconv.FormatUint(uint64(l.MaxFlows), 10)
-		have["link "+key] = linkText(l.LinkId, l.State, l.Epoch, named(r.k.services, l.Service), fromNetOrder(l.Addr), network(l.Vnet), limit)
+		have["link "+key] = linkText(l.LinkId, LinkState(l.State), l.Epoch, named(r.k.services, l.Service), fromNetOrder(l.Addr), network(l.Vnet), limit)
 	}
 	for slot := uint32(1); slot < r.k.backends.count; slot++ {
 		b := r.k.backends.load(slot)
 		if b.Ident == 0 || innerVNet(b.Vnet) {
 			continue
+		}
+		if _, due := d.names[b.Ident]; !due && d.kept[b.Ident] {
+			continue // its rule chooses it no more, and its flows stay
 		}
 		have[backendObject(fromNetOrder(b.Addr), portOrder(b.Port), nameOf(d, b.Ident))] = backendText(b.State,
 			b.Flags&uint8(bpfBackendFlagsBACKEND_TCP_RESET), network(b.Vnet), b.IdleTcp, b.IdleUdp)
@@ -258,11 +362,11 @@ func (r *reading) describe(d *description, inner string) (map[string]string, err
 	var ref bpfRuleRef
 	all = r.k.maps[mapRuleIndex].Iterate()
 	for all.Next(&port, &ref) {
-		text, err := r.rule(d, ref.Rule, network)
+		text, err := r.rule(d, ref.Rule, Protocol(port.Proto), network)
 		if err != nil {
 			return nil, err
 		}
-		have[fmt.Sprintf("port %d protocol %d of %s", portOrder(port.Port), port.Proto, named(r.k.services, port.Service))] = text
+		have[portObject(portOrder(port.Port), Protocol(port.Proto), named(r.k.services, port.Service))] = text
 	}
 	if err := all.Err(); err != nil {
 		return nil, fmt.Errorf("read map %s: %w", mapRuleIndex, err)
@@ -281,10 +385,10 @@ func nameOf(d *description, id uint64) string {
 	return fmt.Sprintf("unknown %#x", id)
 }
 
-func (r *reading) rule(d *description, slot uint32, network func(uint16) string) (string, error) {
+func (r *reading) rule(d *description, slot uint32, protocol Protocol, network func(uint16) string) (string, error) {
 	rule := r.k.rules.load(slot)
 	key := nameOf(d, rule.Ident)
-	if d.proxied[key] {
+	if d.proxied[key] && protocol == ProtocolTCP {
 		return proxyText(key), nil
 	}
 	var nat []string

@@ -6,9 +6,12 @@ import (
 	"testing"
 )
 
-func (g *gateway) differences(want State) string {
+// differences are those of what is pinned from a State; ownDifferences are those that the dataplane finds itself.
+func (g *gateway) differences(want State) string { return g.lines(Differences(g.bpffs, want, "")) }
+func (g *gateway) ownDifferences() string        { return g.lines(g.d.Differences()) }
+
+func (g *gateway) lines(list []Difference, err error) string {
 	g.t.Helper()
-	list, err := Differences(g.bpffs, want, "")
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -40,7 +43,7 @@ func TestDifferences_AfterApply_NoneAndEachDamageIsFound(t *testing.T) {
 		change(m.Close())
 	}
 	for want, damage := range map[string]func() (undo func()){
-		"link endpoint is LinkID": func() func() {
+		"link endpoint is Rejected": func() func() {
 			was := k.links.load(link)
 			l := was
 			l.State = uint8(bpfLinkStateLINK_REJECTED)
@@ -82,7 +85,7 @@ func TestDifferences_AfterApply_NoneAndEachDamageIsFound(t *testing.T) {
 			change(k.maps[mapMaglev].Delete(rule))
 			return func() { table(built) }
 		},
-		"backend 10.0.1.4 port 8080 of web|pool is state 2": func() func() {
+		"backend 10.0.1.4 port 8080 of web|pool is down": func() func() {
 			slot := g.d.backends.find(backendIdent(&s.RuleSets[0], &s.RuleSets[0].Rules[0], s.RuleSets[0].Rules[0].Targets[0]))
 			was := k.backends.load(slot)
 			b := was
@@ -98,6 +101,17 @@ func TestDifferences_AfterApply_NoneAndEachDamageIsFound(t *testing.T) {
 		undo()
 		if got := g.differences(s); got != "" {
 			t.Fatalf("%s, put right:\n%s", want, got)
+		}
+		// The running dataplane finds the same, and repairs it.
+		damage()
+		if got := g.ownDifferences(); !strings.Contains(got, want) || strings.Contains(got, "\n") {
+			t.Errorf("by itself it found %q, want %q in one line", got, want)
+		}
+		if err := g.d.Repair(t.Context()); err != nil {
+			t.Errorf("%s, repaired: %v", want, err)
+		}
+		if got := g.differences(s) + g.ownDifferences(); got != "" {
+			t.Fatalf("%s, repaired:\n%s", want, got)
 		}
 	}
 	more := s

@@ -26,8 +26,9 @@
 // Files: state.go and result.go are the contract; plan.go compiles a State, apply.go writes it,
 // interfaces.go and attach.go deal with interfaces, kernel.go and bpffs.go with what is loaded and
 // pinned, migrate.go with a flow table of before, run.go with what happens by itself, sweep.go and
-// ending.go with flows that end, flows.go, stats.go, audit.go and differ.go read, door.go serves the splice path
-// and the probes, cost.go measures what loading the programs takes (testdata/verifier has the budgets).
+// ending.go with flows that end, flows.go, stats.go, audit.go and differ.go read, repair.go puts back what others
+// changed, features.go asks what the kernel can do, door.go serves the splice path and the probes, cost.go measures what loading the programs takes (testdata/verifier
+// has the budgets).
 //
 // Tests need root and a kernel of 6.1 or newer: go test ./pkg/dataplane/
 package dataplane

@@ -61,7 +61,19 @@ func (g *gateway) apply(s State) Result {
 		}
 		return nil
 	})
+	g.waitSame()
 	return g.d.Result()
+}
+
+// waitSame waits until the dataplane finds in the kernel what its State says.
+func (g *gateway) waitSame() {
+	g.t.Helper()
+	g.Wait("no difference", 5*time.Second, func() error {
+		if found := g.ownDifferences(); found != "" {
+			return errors.New(found)
+		}
+		return nil
+	})
 }
 
 // pair is a gateway with a consumer VM and a provider VM, both 10.0.1.4 in their networks, and its State:

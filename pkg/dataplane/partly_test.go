@@ -96,6 +96,7 @@ func TestApply_PartOfTheStateHasNoPlace_RestIsApplied(t *testing.T) {
 		if err != nil || len(r.Failed) > 1 || got != c.want {
 			t.Errorf("got  %q %v\nwant %q", r.Failed, err, c.want)
 		}
+		g.waitSame()
 	}
 }
 

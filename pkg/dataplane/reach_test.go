@@ -84,6 +84,7 @@ func TestBackend_NotToBeFound_ProbeRefusedAndWhyTold(t *testing.T) {
 			if r := g.d.Result(); len(r.Unresolved) != 1 || r.Unresolved[0] != (Unresolved{Address{"providers", at}, c.why}) {
 				t.Errorf("unresolved: %+v, want %s", r.Unresolved, c.why)
 			}
+			g.waitSame()
 			source := netip.AddrPortFrom(inner.DialSource(0), 2000)
 			admit := func() error {
 				return g.d.Admit(source, inner.Destination{RuleSet: "service", Rule: "web", Target: netip.AddrPortFrom(at, 8080)})
@@ -118,6 +119,7 @@ func TestBackend_NobodyThere_TakesNoFlows(t *testing.T) {
 		}
 		return nil
 	})
+	g.waitSame()
 	for range 20 {
 		if err := works(consumer, "10.0.1.10:80"); err != nil {
 			t.Fatal(err)
