@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"sync"
 	"time"
 
@@ -18,7 +19,9 @@ type daemon struct {
 	started time.Time
 	plane   *dataplane.Dataplane
 	inside  *inside
-	serves  bool // everything it needs is open: what an earlier daemon had is not needed any more
+	// socketMode is what the Unix socket is made with.
+	socketMode os.FileMode
+	serves     bool // everything it needs is open: what an earlier daemon had is not needed any more
 
 	// mu guards controller, which the dataplane's first reports precede.
 	mu         sync.Mutex

@@ -2,21 +2,24 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/privlink/privlink/pkg/api"
-	"github.com/privlink/privlink/pkg/client"
 	"github.com/privlink/privlink/pkg/doctor"
 )
 
 func doctorCommand(env *environment) *cli.Command {
 	return verb{
 		name: "doctor", usage: "find what is wrong on this machine, and what to do; exit code 1 when something is",
-		description: "Looks at kernel, daemon, interfaces and their offloads, MTUs, neighbours, pins, modes of files, and\n" +
-			"how full tables and NAT ports are. Run it as root where the daemon runs, in its network namespace.\n" +
+		description: "Looks at the kernel and its features, the daemon, interfaces and their offloads, other programs on them, MTUs,\n" +
+			"neighbours, whether pins and maps are as the resources say, modes of files, and how full tables and NAT ports\n" +
+			"are. Each finding says what to do. Run it as root where the daemon runs, in its network namespace.\n" +
 			"--fix repairs what cannot disturb traffic; the exit code is then about what is left. An info may be meant so\n" +
 			"(different MTUs, say) and leaves the exit code 0.",
 		flags: []cli.Flag{
@@ -28,30 +31,34 @@ func doctorCommand(env *environment) *cli.Command {
 	}.command(env)
 }
 
+// How long the daemon may take before that is a finding: for a word about itself, and for a look at everything that it has in
+// the kernel.
+const (
+	patience = 5 * time.Second
+	thorough = time.Minute
+)
+
 // patient is what doctor looks at; a daemon that does not answer is a finding, no error.
 func patient(ctx context.Context, c *call) doctor.Subject {
 	s := doctor.Subject{BPFFS: c.own("bpffs"), StateDir: c.own("state-dir"), Socket: c.setting("socket")}
+	ask := func(within time.Duration, method, path string, into any) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no answer within %v", within))
+		defer cancel()
+		_, err := c.api.Call(ctx, method, path, nil, nil, nil, into)
+		if err != nil && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
 	var status api.Status
-	if _, err := c.api.Call(ctx, http.MethodGet, "/privlink/status", nil, nil, nil, &status); err != nil {
-		s.StatusError = err
+	if s.StatusError = ask(patience, http.MethodGet, "/privlink/status", &status); s.StatusError != nil {
+		return s
+	}
+	if s.StatusError = ask(thorough, http.MethodGet, "/privlink/examination", &s.Kernel); s.StatusError != nil {
 		return s
 	}
 	s.Status = &status
-	services, err := client.List[api.PrivateLinkService](ctx, c.api, client.Collection(c.setting("subscription"), "", api.PrivateLinkServices), nil)
-	if err != nil {
-		s.Status, s.StatusError = nil, err
-		return s
-	}
-	for _, service := range services {
-		id, err := api.ParseID(service.ID, api.ID{})
-		if err != nil {
-			continue // the daemon's own ids parse
-		}
-		var ports api.NATPortUsage
-		if _, err := c.api.Call(ctx, http.MethodGet, client.Path(id)+"/natPortUsage", nil, nil, nil, &ports); err == nil {
-			s.Ports = append(s.Ports, ports.Value...) // else removed meanwhile
-		}
-	}
+	s.Mend = func() error { return ask(thorough, http.MethodPost, "/privlink/repair", new(api.Examination)) }
 	return s
 }
 
@@ -93,7 +100,7 @@ func describeFindings(t *columns, found []doctor.Finding) {
 		case f.Trouble != "":
 			t.field("not repaired", f.Trouble)
 			t.field("do", f.Do)
-		case f.Repairable:
+		case f.Repairable && !strings.Contains(f.Do, "doctor --fix"):
 			t.field("do", f.Do+" (or: privlink doctor --fix)")
 		default:
 			t.field("do", f.Do)

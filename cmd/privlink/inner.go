@@ -131,12 +131,17 @@ func (a applier) Apply(ctx context.Context, s dataplane.State) (dataplane.Result
 	return result, nil
 }
 
+// applied is the State that was applied last.
+func (in *inside) applied() dataplane.State {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.state
+}
+
 // backends are those of a load balancer's rules: each once, as the service sees it if there is one. Where the service sends
 // a PROXY header and the frontend's own clients see something else, that is told too.
 func (in *inside) backends(loadBalancer string, unresolved []dataplane.Unresolved) []api.BackendHealth {
-	in.mu.Lock()
-	state := in.state
-	in.mu.Unlock()
+	state := in.applied()
 	silent := make(map[dataplane.Address]string, len(unresolved))
 	for _, x := range unresolved {
 		silent[x.Address] = x.Why

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -34,7 +36,7 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 	for _, a := range control.Result.Attachments {
 		i := api.InterfaceStatus{
 			Network: a.Network, Interface: a.Attachment.Interface, VLAN: a.Attachment.VLAN, Hook: a.Hook, Mode: string(a.Mode), Why: a.Why,
-			MTU: a.MTU, Others: a.Others, Warnings: a.Warnings,
+			MTU: a.MTU, TakesXDP: a.TakesXDP, Others: a.Others, Warnings: a.Warnings,
 		}
 		if len(a.MAC) > 0 {
 			i.MAC = a.MAC.String()
@@ -46,22 +48,25 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 		status.Interfaces = append(status.Interfaces, i)
 	}
 	for _, f := range control.Result.Failed {
+		status.LeftOut = append(status.LeftOut, api.LeftOut{ID: f.Key, Reason: f.Reason})
 		degraded("%s is not in the kernel as it should be: %s", f.Key, f.Reason)
 	}
 	for _, c := range control.Result.Conflicts {
+		status.Conflicts = append(status.Conflicts, api.AddressConflict{Network: c.Network, Address: c.Addr.String(), MAC: c.MAC.String(), Interface: c.Interface})
 		degraded("%s of %s is in use by %s on %s", c.Addr, lastOf(c.Network), c.MAC, c.Interface)
 	}
 	for _, u := range control.Result.Unresolved {
+		status.Unresolved = append(status.Unresolved, api.UnresolvedBackend{Network: u.Network, Address: u.Addr.String(), Why: u.Why})
 		status.Warnings = append(status.Warnings, fmt.Sprintf("backend %s of %s cannot be reached: %s", u.Addr, lastOf(u.Network), u.Why))
 	}
 	limits := d.inside.splice.Capacity()
 	status.Proxied = api.ProxiedStatus{Connections: d.inside.splice.Stats().Active, Limit: limits.Connections, LinkLimit: limits.PerLink}
-	maps, err := d.plane.MapUse()
+	tables, err := d.plane.MapUse()
 	if err != nil {
 		return status, err
 	}
-	for _, m := range maps {
-		status.Maps = append(status.Maps, api.MapStatus{Name: m.Map, Used: uint64(m.Used), Size: uint64(m.Max)})
+	for _, m := range tables {
+		status.Maps = append(status.Maps, api.MapStatus{Name: m.Map, Noun: m.Noun, Used: uint64(m.Used), Size: uint64(m.Max)})
 		if m.Noun == "flows" {
 			status.Flows += uint64(m.Used)
 		}
@@ -107,7 +112,7 @@ func protocolName(p dataplane.Protocol) string {
 	return "all"
 }
 
-// auditTries is how often the tables are compared before a disagreement counts: packets change them meanwhile.
+// auditTries is how often the tables are compared before a disagreement counts: packets, and other requests, change them meanwhile.
 const auditTries = 3
 
 // Audit implements server.Observer. What is wrong is wrong every time.
@@ -128,6 +133,87 @@ func (d *daemon) Audit(ctx context.Context) (api.Audit, error) {
 	}
 	return audit, err
 }
+
+// Examine implements server.Observer.
+func (d *daemon) Examine(ctx context.Context) (api.Examination, error) {
+	check := api.Examination{SocketMode: uint32(d.socketMode), Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, Ports: []api.ScarcePorts{}}
+	differences, err := d.plane.Differences()
+	for try := 1; err == nil && len(differences) > 0 && try < auditTries && ctx.Err() == nil; try++ {
+		var again []dataplane.Difference
+		again, err = d.plane.Differences()
+		differences = slices.DeleteFunc(differences, func(x dataplane.Difference) bool { return !slices.Contains(again, x) })
+	}
+	if err != nil {
+		return check, err
+	}
+	for _, x := range differences {
+		check.Differences = append(check.Differences, api.KernelDifference{Object: x.Object, Have: x.Have, Want: x.Want})
+	}
+	pins, err := d.plane.Pins()
+	if err != nil {
+		return check, err
+	}
+	for _, p := range pins {
+		check.Pins = append(check.Pins, api.PinTrouble{Path: p.Path, Why: string(p.Why)})
+	}
+	attached, err := d.plane.LookAtAttached()
+	if err != nil {
+		return check, err
+	}
+	for _, a := range attached {
+		if a.Detached {
+			check.Detached = append(check.Detached, a.Interface)
+		}
+		if len(a.Before) > 0 {
+			check.Before[a.Interface] = a.Before
+		}
+	}
+	check.Ports, err = d.scarcePorts()
+	return check, err
+}
+
+// scarcePorts are the fullest port domains of each rule set, all of its sources' that take new flows together.
+func (d *daemon) scarcePorts() ([]api.ScarcePorts, error) {
+	uses, err := d.plane.Ports()
+	if err != nil {
+		return nil, err
+	}
+	owners, sizes := make(map[dataplane.Address]string), make(map[string]uint64)
+	for _, set := range d.inside.applied().RuleSets {
+		for _, s := range set.Sources {
+			if !s.Draining {
+				owners[dataplane.Address{Network: set.Network, Addr: s.Addr}] = set.Key
+				sizes[set.Key] += uint64(dataplane.PortsPerDomain)
+			}
+		}
+	}
+	type towards struct {
+		owner    string
+		backend  netip.AddrPort
+		protocol dataplane.Protocol
+	}
+	used, fullest := make(map[towards]uint64), make(map[string]towards)
+	for _, use := range uses {
+		owner := owners[dataplane.Address{Network: use.Network, Addr: use.NAT}]
+		if owner == "" {
+			continue // it drains, or is the inner network's
+		}
+		at := towards{owner, use.Backend, use.Protocol}
+		used[at] += uint64(use.Used)
+		if used[at] >= used[fullest[owner]] {
+			fullest[owner] = at
+		}
+	}
+	list := make([]api.ScarcePorts, 0, len(fullest))
+	for owner, at := range fullest {
+		list = append(list, api.ScarcePorts{ID: owner, Protocol: protocolName(at.protocol), Backend: at.backend.String(), Used: used[at], Size: sizes[owner]})
+	}
+	slices.SortFunc(list, func(a, b api.ScarcePorts) int { return strings.Compare(a.ID, b.ID) })
+	return list, nil
+}
+
+// Repair implements server.Observer.
+func (d *daemon) Repair(ctx context.Context) error { return d.plane.Repair(ctx) }
 
 // Ports implements server.Observer.
 func (d *daemon) Ports(context.Context) ([]server.Ports, error) {

@@ -80,7 +80,7 @@ func TestRefused_BadInput_ExactTextNothingChanged(t *testing.T) {
 		{"last NAT IP removed", "", "service update shop --nat-ip-count 0", "",
 			"properties.ipConfigurations: 0 NAT IPs, at least 1 required", exitRefused},
 		{"more flows than the table holds", "", "service update shop --max-flows-per-endpoint 65", "",
-			"properties.maxFlowsPerEndpoint: 65 is not within 1..64: the flow table holds no more (`flows` in the daemon's configuration, for a table made anew)", exitRefused},
+			"properties.maxFlowsPerEndpoint: 65 is not within 1..64: the flow table holds no more (a larger `flows` in the daemon's configuration makes room at its next start)", exitRefused},
 		{"load balancer in use", "", "lb delete web", "", "loadBalancers/web is used by privateLinkServices/shop", exitRefused},
 		{"network in use", "", "vnet delete datacenter", "", "virtualNetworks/datacenter is used by loadBalancers/web", exitRefused},
 		{"unknown connection", "", "connection approve --service shop --name nobody", "",

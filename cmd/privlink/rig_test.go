@@ -111,6 +111,10 @@ func (observed) Audit(context.Context) (api.Audit, error) {
 	}}, nil
 }
 
+func (observed) Examine(context.Context) (api.Examination, error) { return api.Examination{}, nil }
+
+func (observed) Repair(context.Context) error { return nil }
+
 func (o observed) Ports(context.Context) ([]server.Ports, error) { return o.ports, nil }
 
 func (observed) Backends(context.Context, string) ([]api.BackendHealth, error) { return nil, nil }

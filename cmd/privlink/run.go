@@ -124,7 +124,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := &daemon{log: log, started: c.env.now()}
+	d := &daemon{log: log, started: c.env.now(), socketMode: mode}
 	inside, err := openInside(c.own("bpffs"), splice.Config{MaxConnections: config.ProxyConnections, MaxPerLink: config.ProxyConnectionsPerLink}, log)
 	switch {
 	case errors.Is(err, inner.ErrInUse):

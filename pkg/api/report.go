@@ -22,6 +22,12 @@ type Status struct {
 	AppliedRevision uint64            `json:"appliedRevision"`
 	Interfaces      []InterfaceStatus `json:"interfaces"`
 	Maps            []MapStatus       `json:"maps"`
+	// LeftOut is what the kernel has no place for, wholly or partly.
+	LeftOut []LeftOut `json:"leftOut,omitempty"`
+	// Unresolved are backends that take no new flows as nobody knows where they are.
+	Unresolved []UnresolvedBackend `json:"unresolvedBackends,omitempty"`
+	// Conflicts are addresses of endpoints, frontends and NAT IPs that somebody else on the network has.
+	Conflicts []AddressConflict `json:"addressConflicts,omitempty"`
 	// Flows is the number of pairs in the table, until swept.
 	Flows uint64 `json:"flows"`
 	// SweepAgeSeconds is how long ago the last sweep of the flow table ended.
@@ -38,6 +44,27 @@ type ProxiedStatus struct {
 	LinkLimit int `json:"linkLimit,omitempty"`
 }
 
+// LeftOut is a resource that is not in the kernel as it should be.
+type LeftOut struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
+// UnresolvedBackend is a backend that does not answer ARP, or has nobody to be asked.
+type UnresolvedBackend struct {
+	Network string `json:"network"` // resource id
+	Address string `json:"privateIPAddress"`
+	Why     string `json:"why"`
+}
+
+// AddressConflict names who else has an address.
+type AddressConflict struct {
+	Network   string `json:"network"` // resource id
+	Address   string `json:"privateIPAddress"`
+	MAC       string `json:"mac"`
+	Interface string `json:"interface"`
+}
+
 // InterfaceStatus is one attachment.
 type InterfaceStatus struct {
 	Network   string `json:"network"` // resource id
@@ -51,14 +78,56 @@ type InterfaceStatus struct {
 	MAC   string `json:"mac,omitempty"`
 	MTU   int    `json:"mtu,omitempty"`
 	Error string `json:"error,omitempty"`
+	// TakesXDP says that XDP on another interface may send packets out here by itself.
+	TakesXDP bool `json:"takesXDP,omitempty"`
 	// Others are other programs on its hooks.
 	Others   []string `json:"otherPrograms,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+// Examination is what the kernel has otherwise than the daemon made it (nothing, where nobody touched it), and what becomes scarce.
+type Examination struct {
+	// Differences are entries of maps.
+	Differences []KernelDifference `json:"differences"`
+	// Pins are files of the bpffs folder that are missing, lead to another object, or are nobody's.
+	Pins []PinTrouble `json:"pins"`
+	// Detached are interfaces whose program somebody took away.
+	Detached []string `json:"detached"`
+	// Before are the programs of others, of each interface that has some, that see packets before privlink does.
+	Before map[string][]string `json:"programsBefore"`
+	// SocketMode is that of the Unix socket as it was made, permission bits.
+	SocketMode uint32 `json:"socketMode"`
+	// Ports are, for each service and frontend with flows, those towards the backend that has the fewest left.
+	Ports []ScarcePorts `json:"ports"`
+}
+
+// ScarcePorts is how many NAT ports are in use or rest towards one backend, of those that the NAT IPs (of a frontend: its one
+// address) have together. NAT IPs that drain do not count.
+type ScarcePorts struct {
+	ID       string `json:"id"` // of the service or frontend, in lower case
+	Protocol string `json:"protocol"`
+	Backend  string `json:"backend"` // IP:port
+	Used     uint64 `json:"used"`
+	Size     uint64 `json:"size"`
+}
+
+// KernelDifference is an object that the maps have otherwise than the resources say; an empty side has none.
+type KernelDifference struct {
+	Object string `json:"object"`
+	Have   string `json:"have,omitempty"`
+	Want   string `json:"want,omitempty"`
+}
+
+// PinTrouble is a pin that is missing, of another object, or left.
+type PinTrouble struct {
+	Path string `json:"path"`
+	Why  string `json:"why"` // missing, other, left
+}
+
 // MapStatus is how full a map is.
 type MapStatus struct {
 	Name string `json:"name"`
+	Noun string `json:"noun"` // of what it holds: flows
 	Used uint64 `json:"used"`
 	Size uint64 `json:"size"`
 }

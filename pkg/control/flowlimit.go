@@ -17,7 +17,7 @@ func (c *Controller) checkFlowLimit(path string, limit, before api.Own[int64]) e
 		return nil
 	}
 	if pairs := sizer.Pairs(); wanted > int64(pairs) {
-		return api.Invalid(path, "%d is not within 1..%d: the flow table holds no more (`flows` in the daemon's configuration, for a table made anew)", wanted, pairs)
+		return api.Invalid(path, "%d is not within 1..%d: the flow table holds no more (a larger `flows` in the daemon's configuration makes room at its next start)", wanted, pairs)
 	}
 	return nil
 }

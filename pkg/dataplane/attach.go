@@ -336,50 +336,81 @@ func (b *binding) close() {
 	}
 }
 
-// Programs of others on the interface's hooks, "hook name#id".
-func (a *attacher) others(d device) []string {
-	var found []string
-	name := func(hook string, id ebpf.ProgramID) {
+// others are programs of others on the interface's hooks, "hook name#id"; before of these see its packets before ours do,
+// which is on the hook that is named, or nowhere yet.
+func (a *attacher) others(ifindex, xdpProg int, ours string) (found, before []string) {
+	add := func(text string, first bool) {
+		found = append(found, text)
+		if first {
+			before = append(before, text)
+		}
+	}
+	// label is a program's name and id; empty for ours, and for one that was unloaded meanwhile.
+	label := func(id ebpf.ProgramID) string {
 		p, err := ebpf.NewProgramFromID(id)
 		if err != nil {
-			return // unloaded meanwhile
+			return ""
 		}
 		defer p.Close()
-		label := "?"
+		name := "?"
 		if info, err := p.Info(); err == nil {
-			label = info.Name
+			name = info.Name
 		}
-		if label == programTC || label == programXDP {
-			return
+		if name == programTC || name == programXDP {
+			return ""
 		}
-		found = append(found, fmt.Sprintf("%s %s#%d", hook, label, id))
+		return fmt.Sprintf("%s#%d", name, id)
+	}
+	if xdpProg != 0 {
+		if other := label(ebpf.ProgramID(xdpProg)); other != "" {
+			add(hookXDP+" "+other, true)
+		}
 	}
 	// What cannot be asked here (an interface that went away, a kernel without TCX) has no answer to show.
 	_ = a.ns.do(func() error {
-		if q, err := link.QueryPrograms(link.QueryOptions{Target: d.ifindex, Attach: ebpf.AttachTCXIngress}); err == nil {
+		if q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress}); err == nil {
+			first := true // TCX goes before clsact, in the order of its list
 			for _, p := range q.Programs {
-				name(hookTCX, p.ID)
+				if other := label(p.ID); other != "" {
+					add(hookTCX+" "+other, first)
+				} else {
+					first = false
+				}
 			}
 		}
-		l, err := netlink.LinkByIndex(d.ifindex)
+		l, err := netlink.LinkByIndex(ifindex)
 		if err != nil {
 			return err
 		}
-		if filters, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS) }); err == nil {
-			for _, f := range filters {
-				if bpf, ok := f.(*netlink.BpfFilter); ok {
-					name(hookClsact, ebpf.ProgramID(bpf.Id))
-				} else {
-					found = append(found, fmt.Sprintf("%s %s filter", hookClsact, f.Type()))
-				}
+		filters, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS) })
+		if err != nil {
+			return err
+		}
+		for _, f := range filters {
+			first := ours == hookClsact && f.Attrs().Priority < filterPriority
+			if bpf, ok := f.(*netlink.BpfFilter); !ok {
+				add(fmt.Sprintf("%s %s filter", hookClsact, f.Type()), first)
+			} else if other := label(ebpf.ProgramID(bpf.Id)); other != "" {
+				add(hookClsact+" "+other, first)
 			}
 		}
 		return nil
 	})
-	if d.xdpProg != 0 {
-		name(hookXDP, ebpf.ProgramID(d.xdpProg))
-	}
-	return found
+	return found, before
+}
+
+// before are programs of others that see b's packets before ours do.
+func (a *attacher) before(b *binding) (before []string) {
+	xdpProg := 0
+	_ = a.ns.do(func() error { // an interface that went away has none
+		l, err := netlink.LinkByIndex(b.ifindex)
+		if err == nil && l.Attrs().Xdp != nil && l.Attrs().Xdp.Attached {
+			xdpProg = int(l.Attrs().Xdp.ProgId)
+		}
+		return err
+	})
+	_, before = a.others(b.ifindex, xdpProg, b.hook)
+	return before
 }
 
 // addClsact adds the qdisc that holds filters, if there is none; own says that it did.

@@ -170,7 +170,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if d.k, err = loadKernel(d.folder, sizes{pairs: opts.Pairs, maglevSeed: opts.BalanceSeed}, attached); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	d.att.tc, d.att.xdp, d.pairs = d.k.tc, d.k.xdp, d.k.config.load(0).MaxPairs
+	d.att.tc, d.att.xdp = d.k.tc, d.k.xdp
 	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
@@ -198,6 +198,7 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if err := d.k.endMigration(d.folder); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
+	d.pairs = d.k.config.load(0).MaxPairs // of the new table, if there is one
 	if migrated {
 		before.forget() // they only jump through what the migration had, and look into a table that is no more
 	}

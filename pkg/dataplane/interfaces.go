@@ -193,8 +193,9 @@ func (d *Dataplane) othersOn(dev device) []string {
 	if seen, ok := d.others[dev.name]; ok && seen.ifindex == dev.ifindex && seen.xdpProg == dev.xdpProg {
 		return seen.found
 	}
-	d.others[dev.name] = otherPrograms{dev.ifindex, dev.xdpProg, d.att.others(dev)}
-	return d.others[dev.name].found
+	found, _ := d.att.others(dev.ifindex, dev.xdpProg, "")
+	d.others[dev.name] = otherPrograms{dev.ifindex, dev.xdpProg, found}
+	return found
 }
 
 // wantXDP decides the mode, by the rules of DESIGN: never where a VLAN tag may travel in metadata, as XDP would take the

@@ -257,7 +257,7 @@ func TestMigrate_StepFails_FlowsGoOnAndTheNextStartSucceeds(t *testing.T) {
 				c.edit = func(o *Options) { o.Pairs, o.NoTCX = size, hook == hookClsact }
 				c.open()
 				c.apply(c.state)
-				if have := c.d.k.config.load(0).MaxPairs; have != size {
+				if have := c.d.k.config.load(0).MaxPairs; have != size || c.d.Pairs() != size {
 					t.Errorf("%s: the table is for %d flows, not %d", step, have, size)
 				}
 				wantSame(t, step, before, all.talk())

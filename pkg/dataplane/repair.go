@@ -166,21 +166,30 @@ func (d *Dataplane) Pins() ([]PinTrouble, error) {
 	return found, nil
 }
 
-// Detached are the interfaces whose programs somebody took away since they were attached: that they are attached
-// again takes a second.
-func (d *Dataplane) Detached() ([]string, error) {
+// Attached is an interface that the programs are attached to.
+type Attached struct {
+	Interface string
+	// Detached says that somebody took a program away since: that it is attached again takes a second.
+	Detached bool
+	// Before are other programs, "hook name#id", that see its packets before privlink's do.
+	Before []string
+}
+
+// LookAtAttached asks the kernel how each attachment is now, the inner network's included.
+func (d *Dataplane) LookAtAttached() ([]Attached, error) {
 	d.mu.Lock()
 	bindings, closed := slices.Collect(maps.Values(d.bindings)), d.closed
 	d.mu.Unlock()
 	if closed {
 		return nil, fmt.Errorf("look at the attachments: %w", ErrClosed)
 	}
-	var names []string
-	for _, b := range d.broken(bindings) {
-		names = append(names, b.name)
+	gone := d.broken(bindings)
+	all := make([]Attached, 0, len(bindings))
+	for _, b := range bindings {
+		all = append(all, Attached{b.name, slices.Contains(gone, b), d.att.before(b)})
 	}
-	slices.Sort(names)
-	return names, nil
+	slices.SortFunc(all, func(a, b Attached) int { return strings.Compare(a.Interface, b.Interface) })
+	return all, nil
 }
 
 // Repair makes the kernel agree with the last State where somebody else changed it: pins, attachments and what the maps hold.

@@ -89,9 +89,15 @@ func TestRepair_ProgramDetached_FoundAndAttached(t *testing.T) {
 	g, consumer, _, _, _ := opened(t)
 	detached := func() []string {
 		t.Helper()
-		names, err := g.d.Detached()
+		all, err := g.d.LookAtAttached()
 		if err != nil {
 			t.Fatal(err)
+		}
+		var names []string
+		for _, a := range all {
+			if a.Detached {
+				names = append(names, a.Interface)
+			}
 		}
 		return names
 	}

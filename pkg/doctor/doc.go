@@ -6,15 +6,17 @@
 //
 //   - Looking changes nothing. Repairing changes only what is said in the finding, and nothing that
 //     could end a flow or take an interface from somebody else.
-//   - What the daemon knows comes from its Status; everything else is looked up where it is. Without
+//   - What the daemon knows comes from the daemon; everything else is looked up where it is. Without
 //     a daemon, what can be seen without it is looked at all the same.
+//   - What is the daemon's to write, pins, attachments and maps, the daemon repairs: doctor asks it to.
 //
 // # Imports
 //
-// pkg/api, for the Status. It knows nothing of the dataplane's insides but where its pins are.
+// pkg/api, for what the daemon says, and pkg/dataplane, for what can be asked without one: features of the kernel, pins, the bpffs.
 //
 // # Tests
 //
-// As root, because interfaces are made in namespaces: go test ./pkg/doctor. Each finding is provoked
-// once, repaired, and gone in the next examination.
+// As root. What can be done to a machine is done to a real daemon, by cmd/privlink (TestDoctor): each finding is
+// provoked, repaired, and gone in the next examination. Here is what no test can do to the machine it runs on: other
+// kernels, offloads of hardware, a daemon that is late. go test ./pkg/doctor
 package doctor

@@ -3,8 +3,10 @@ package doctor
 import (
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/privlink/privlink/pkg/api"
+	"github.com/privlink/privlink/pkg/dataplane"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,16 +45,18 @@ type Subject struct {
 	// Status is the daemon's; nil if it does not answer, and StatusError says why.
 	Status      *api.Status
 	StatusError error
-	// Ports is the use of the services' NAT ports.
-	Ports []api.PortUse
+	// Kernel is what the daemon finds changed in the kernel, and Mend makes it put that back. With a Status.
+	Kernel api.Examination
+	Mend   func() error
 
 	BPFFS    string
 	StateDir string
 	Socket   string
 
-	// Release is the kernel's, and Proc where its settings are; empty = this machine's.
-	Release string
-	Proc    string
+	// Release is the kernel's, Features what it has of what is needed, and Proc where its settings are; empty = this machine's.
+	Release  string
+	Features []dataplane.Feature
+	Proc     string
 	// Offloads reads and sets the flags of a device's offloads; nil = the device's own.
 	Offloads Offloads
 }
@@ -79,8 +83,17 @@ func Examine(s Subject) ([]Finding, error) {
 		}
 		s.Release = unix.ByteSliceToString(name.Release[:])
 	}
+	if s.Features == nil {
+		var err error
+		if s.Features, err = dataplane.Features(); err != nil {
+			return nil, err
+		}
+	}
+	if s.Mend != nil {
+		s.Mend = sync.OnceValue(s.Mend) // one for all findings
+	}
 	var all []Finding
-	for _, check := range []func(*Subject) ([]Finding, error){kernel, daemon, files, pins, interfaces, tables} {
+	for _, check := range []func(*Subject) ([]Finding, error){kernel, daemon, files, pins, entries, interfaces, tables} {
 		found, err := check(&s)
 		if err != nil {
 			return nil, err
@@ -120,7 +133,7 @@ func mode(check, path, what string, allowed os.FileMode) []Finding {
 	}
 	return []Finding{{
 		Check: check, Severity: Error, Object: path,
-		What:   fmt.Sprintf("%s has mode %#o: others may %s", path, have, what),
+		What:   fmt.Sprintf("it has mode %#o: %s", have, what),
 		Do:     fmt.Sprintf("chmod %#o %s", have&allowed, path),
 		repair: func() error { return os.Chmod(path, have&allowed) },
 	}}

@@ -3,12 +3,14 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"runtime"
 	"slices"
 	"strings"
 	"unsafe"
 
+	"github.com/privlink/privlink/pkg/api"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -27,81 +29,153 @@ func interfaces(s *Subject) ([]Finding, error) {
 		return nil, nil
 	}
 	var found []Finding
-	seen := make(map[string]bool)
-	widest, narrowest := -1, -1
-	for i, a := range s.Status.Interfaces {
+	attached := make(map[string]netlink.Link)
+	redirects := "" // an interface with XDP
+	for _, a := range s.Status.Interfaces {
+		if a.Error == "" && a.Mode == "xdp" {
+			redirects = a.Interface
+		}
+	}
+	for _, a := range s.Status.Interfaces {
 		if a.Error != "" {
 			found = append(found, Finding{
-				Check: "not-attached", Severity: Error, Object: a.Interface, What: a.Error,
-				Do: "make the interface, or follow what the message says; the daemon attaches it when it can",
+				Check: "not-attached", Severity: Error, Object: a.Interface,
+				What: fmt.Sprintf("network %s gets nothing from %s: %s", last(a.Network), a.Interface, a.Error),
+				Do: fmt.Sprintf("make the interface, or follow what the message says: the daemon attaches it as soon as it can; "+
+					"or take it out: privlink vnet detach %s --interface %s", last(a.Network), a.Interface),
 			})
 			continue
 		}
-		if widest < 0 || a.MTU > s.Status.Interfaces[widest].MTU {
-			widest = i
-		}
-		if narrowest < 0 || a.MTU < s.Status.Interfaces[narrowest].MTU {
-			narrowest = i
-		}
-		if seen[a.Interface] {
+		if attached[a.Interface] != nil {
 			continue
 		}
-		seen[a.Interface] = true
-		its, err := device(s, a.Interface, a.Mode)
+		link, its, err := device(s, a.Interface, a.Mode)
 		if err != nil {
 			return nil, err
 		}
+		if link == nil {
+			continue // gone since the Status was made; the next one says so
+		}
+		attached[a.Interface] = link
 		found = append(found, its...)
-		for _, w := range a.Warnings {
-			if strings.Contains(w, "runs without xdp") {
-				found = append(found, Finding{
-					Check: "xdp-refused", Severity: Warning, Object: a.Interface, What: w,
-					Do: "free the hook or switch what the message names; or attach with --mode tc",
-				})
-			}
+		found = append(found, programs(s, a)...)
+		if redirects != "" && redirects != a.Interface && !a.TakesXDP && a.VLAN == 0 {
+			found = append(found, notTaken(a.Interface, redirects, link.Type()))
 		}
 	}
-	if widest >= 0 && s.Status.Interfaces[widest].MTU > s.Status.Interfaces[narrowest].MTU {
-		w, n := s.Status.Interfaces[widest], s.Status.Interfaces[narrowest]
-		found = append(found, Finding{
-			Check: "mtu-differs", Severity: Info, Object: n.Interface,
-			What: fmt.Sprintf("%s has MTU %d and %s %d: what is larger than the smaller one is answered with fragmentation needed", w.Interface, w.MTU, n.Interface, n.MTU),
-			Do:   fmt.Sprintf("ip link set dev NAME mtu N, the same on all attachments and their machines (%d fits everywhere now)", n.MTU),
-		})
-	}
-	return found, nil
+	return append(found, mtus(attached)...), nil
 }
 
-// device examines one attached interface.
-func device(s *Subject, name, mode string) ([]Finding, error) {
-	l, err := netlink.LinkByName(name)
+// programs are findings about what is on an interface's hooks.
+func programs(s *Subject, a api.InterfaceStatus) []Finding {
+	var found []Finding
+	if before := s.Kernel.Before[a.Interface]; len(before) > 0 {
+		found = append(found, Finding{
+			Check: "program-before", Severity: Warning, Object: a.Interface,
+			What: fmt.Sprintf("a program of somebody else's sees every packet on %s first: %s. What it drops or redirects never gets to privlink", a.Interface, strings.Join(before, ", ")),
+			Do: fmt.Sprintf("find out whose it is (bpftool net show dev %s; bpftool prog show id N) and end what attached it, or let it attach behind privlink's",
+				a.Interface),
+		})
+	}
+	for _, w := range a.Warnings {
+		switch {
+		case strings.Contains(w, "runs without xdp"):
+			found = append(found, Finding{
+				Check: "xdp-refused", Severity: Warning, Object: a.Interface, What: w,
+				Do: fmt.Sprintf("free the hook or switch what the message names (the daemon tries again every 10 s); or be content with TC: "+
+					"privlink vnet attach %s --interface %s --mode tc", last(a.Network), a.Interface),
+			})
+		case a.Mode == "xdp":
+			found = append(found, Finding{
+				Check: "xdp-on-virtual", Severity: Info, Object: a.Interface,
+				What: w + "; what a machine behind it sends with its checksum left to the NIC, XDP has to pass on to TC",
+				Do: fmt.Sprintf("nothing, if it is meant so and nothing tagged comes from there; else privlink vnet attach %s --interface %s --mode tc",
+					last(a.Network), a.Interface),
+			})
+		}
+	}
+	return found
+}
+
+// notTaken is an interface that XDP cannot send to.
+func notTaken(name, from, kind string) Finding {
+	f := Finding{
+		Check: "xdp-not-taken", Severity: Info, Object: name,
+		What: fmt.Sprintf("%s does not take frames from XDP: what XDP on %s has for it goes the slower way, through TC", name, from),
+		Do:   "nothing, if its driver cannot do it (see the xdp-features of the interface)",
+	}
+	if kind == "veth" {
+		f.Do = "switch GRO on at the other end of the veth, in the machine there: ethtool -K NAME gro on"
+	}
+	return f
+}
+
+// smallestMTU is what Linux believes of a path: of less it learns nothing (net.ipv4.route.min_pmtu), goes on
+// sending as much, and as privlink cannot fragment, nothing larger ever arrives.
+const smallestMTU = 552
+
+// mtus compares the attached interfaces' MTUs with what is needed, and with each other.
+func mtus(attached map[string]netlink.Link) []Finding {
+	var found []Finding
+	var widest, narrowest *netlink.LinkAttrs
+	for _, name := range slices.Sorted(maps.Keys(attached)) {
+		a := attached[name].Attrs()
+		if a.MTU < smallestMTU {
+			found = append(found, Finding{
+				Check: "mtu-too-small", Severity: Error, Object: name,
+				What: fmt.Sprintf("%s has MTU %d: senders do not go below %d, so what is larger than %d never arrives", name, a.MTU, smallestMTU, a.MTU),
+				Do:   fmt.Sprintf("ip link set dev %s mtu 1500, and the same at its other end", name),
+			})
+			continue
+		}
+		if widest == nil || a.MTU > widest.MTU {
+			widest = a
+		}
+		if narrowest == nil || a.MTU < narrowest.MTU {
+			narrowest = a
+		}
+	}
+	if widest != nil && widest.MTU > narrowest.MTU {
+		found = append(found, Finding{
+			Check: "mtu-differs", Severity: Info, Object: narrowest.Name,
+			What: fmt.Sprintf("%s has MTU %d and %s %d: what is larger than the smaller one is answered with fragmentation needed", widest.Name, widest.MTU, narrowest.Name, narrowest.MTU),
+			Do: fmt.Sprintf("nothing, if senders hear such answers (no firewall drops ICMP); else ip link set dev NAME mtu N, the same on all attachments and their machines "+
+				"(%d fits everywhere now)", narrowest.MTU),
+		})
+	}
+	return found
+}
+
+// device examines one attached interface; the link is nil if there is none.
+func device(s *Subject, name, mode string) (l netlink.Link, found []Finding, err error) {
+	l, err = netlink.LinkByName(name)
 	var none netlink.LinkNotFoundError
 	if errors.As(err, &none) {
-		return nil, nil // gone since the Status was made; the next one says so
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look at interface %s: %w", name, err)
+		return nil, nil, fmt.Errorf("look at interface %s: %w", name, err)
 	}
-	var found []Finding
 	switch a := l.Attrs(); {
 	case a.Flags&net.FlagUp == 0:
 		found = append(found, Finding{
 			Check: "interface-down", Severity: Error, Object: name,
-			What: name + " is down", Do: "ip link set dev " + name + " up",
+			What: name + " is down: it carries nothing", Do: "ip link set dev " + name + " up",
 			repair: func() error { return netlink.LinkSetUp(l) },
 		})
 	case slices.Contains([]netlink.LinkOperState{netlink.OperDown, netlink.OperLowerLayerDown}, a.OperState):
 		found = append(found, Finding{
 			Check: "no-carrier", Severity: Error, Object: name,
-			What: name + " has no carrier", Do: "connect its cable, or start the machine at its other end",
+			What: name + " has no carrier: nothing is at its other end, or what is there is down",
+			Do:   "connect its cable, start the machine at its other end, or set the other end up (ip link set dev NAME up)",
 		})
 	}
 	flags, err := s.Offloads.Flags(name)
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return found, nil
+		return l, found, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read offloads of %s: %w", name, err)
+		return nil, nil, fmt.Errorf("read offloads of %s: %w", name, err)
 	}
 	off := func(flag uint32) func() error {
 		return func() error {
@@ -129,7 +203,7 @@ func device(s *Subject, name, mode string) ([]Finding, error) {
 			repair: off(flagRxVLAN),
 		})
 	}
-	return found, nil
+	return l, found, nil
 }
 
 // ethtool reads and sets flags by ioctl(2).

@@ -24,6 +24,22 @@ func kernel(s *Subject) ([]Finding, error) {
 			Do:   fmt.Sprintf("boot a kernel of %d.%d or newer", oldestMajor, oldestMinor),
 		})
 	}
+	for _, f := range s.Features {
+		switch {
+		case f.Missing && f.Instead == "":
+			found = append(found, Finding{
+				Check: "feature-missing", Severity: Error, Object: f.Name,
+				What: fmt.Sprintf("the kernel, %s, does not have it, and privlink cannot be loaded without", s.Release),
+				Do:   fmt.Sprintf("boot a kernel of %d.%d or newer, built with CONFIG_BPF_SYSCALL, CONFIG_DEBUG_INFO_BTF and CONFIG_NET_CLS_BPF", oldestMajor, oldestMinor),
+			})
+		case f.Missing:
+			found = append(found, Finding{
+				Check: "feature-missing", Severity: Info, Object: f.Name,
+				What: fmt.Sprintf("the kernel, %s, does not have it: %s", s.Release, f.Instead),
+				Do:   "nothing; a newer kernel does it better",
+			})
+		}
+	}
 	name := filepath.Join(s.Proc, "sys/net/core/bpf_jit_enable")
 	value, err := os.ReadFile(name)
 	switch {
@@ -47,7 +63,7 @@ func daemon(s *Subject) ([]Finding, error) {
 		return []Finding{{
 			Check: "daemon-down", Severity: Error, Object: s.Socket,
 			What: fmt.Sprintf("the daemon does not answer (%v); what is in the kernel forwards as it is, and follows no change", s.StatusError),
-			Do:   "systemctl start privlink, or privlink run; its log says why it ended",
+			Do:   "systemctl restart privlink, or privlink run; its log says why it ended, or what it waits for",
 		}}, nil
 	}
 	var found []Finding
@@ -65,31 +81,53 @@ func daemon(s *Subject) ([]Finding, error) {
 			Do: "mend the reason; the daemon tries again by itself",
 		})
 	}
-	for _, problem := range s.Status.Problems {
-		if strings.Contains(problem, " is in use by ") {
-			found = append(found, Finding{
-				Check: "address-conflict", Severity: Error, What: problem,
-				Do: "take the address from the other machine, or give the endpoint or NAT IP another one; privlink asks again every 5 s",
-			})
-		}
+	for _, x := range s.Status.LeftOut {
+		found = append(found, Finding{
+			Check: "left-out", Severity: Error, Object: x.ID,
+			What: "the kernel does not have it as it should be: " + x.Reason,
+			Do:   "change what the reason names; the daemon takes it in with the next change",
+		})
 	}
-	for _, warning := range s.Status.Warnings {
-		if strings.HasPrefix(warning, "nobody answers for ") {
-			found = append(found, Finding{
-				Check: "neighbour-unresolved", Severity: Warning, What: warning,
-				Do: "start the machine, or attach the interface it is behind, or name a router with --next-hop",
-			})
-		}
+	for _, c := range s.Status.Conflicts {
+		found = append(found, Finding{
+			Check: "address-conflict", Severity: Error, Object: c.Address,
+			What: fmt.Sprintf("%s of network %s is in use by the machine with MAC %s behind %s: privlink does not answer for it", c.Address, last(c.Network), c.MAC, c.Interface),
+			Do:   "take the address from that machine, or give the endpoint, frontend or NAT IP another one; privlink asks again every few seconds",
+		})
+	}
+	for _, u := range s.Status.Unresolved {
+		found = append(found, Finding{
+			Check: "neighbour-unresolved", Severity: Warning, Object: u.Address,
+			What: fmt.Sprintf("backend %s of network %s gets no new flows: %s", u.Address, last(u.Network), u.Why),
+			Do:   relief(last(u.Network), u.Why),
+		})
 	}
 	if s.Status.SweepAgeSeconds > sweepLate {
 		found = append(found, Finding{
 			Check: "sweep-late", Severity: Error,
 			What: fmt.Sprintf("the flow table was last swept %.0f s ago: ports and quotas of ended flows stay taken", s.Status.SweepAgeSeconds),
-			Do:   "see the daemon's log; give it processor time, or restart it (traffic does not notice)",
+			Do:   "see the daemon's log; give it processor time, or restart it (connections of PROXY services are reset, others do not notice)",
 		})
 	}
 	return found, nil
 }
+
+// relief is what to do about a backend of a network that is not found.
+func relief(network, why string) string {
+	attach := "privlink vnet attach " + network + " --interface NAME"
+	switch {
+	case strings.Contains(why, "ARP for its address"):
+		return "start the machine, and look at its address and its cable; or attach the interface that it is behind (" + attach + "); or take it out of its pool"
+	case strings.Contains(why, "ARP for its next hop"):
+		return "start that router, or name the right one: " + attach + " --next-hop IP"
+	case strings.Contains(why, "no attachment has a next hop"):
+		return "name the router that it is behind: " + attach + " --next-hop IP"
+	}
+	return "attach the interface that it is behind: " + attach
+}
+
+// last is a resource's name in its id.
+func last(id string) string { return id[strings.LastIndexByte(id, '/')+1:] }
 
 // sweepLate is in seconds; a sweep is due every second.
 const sweepLate = 15
@@ -97,9 +135,13 @@ const sweepLate = 15
 // files are those of the daemon that are nobody else's business.
 func files(s *Subject) ([]Finding, error) {
 	var found []Finding
-	found = append(found, mode("bpffs-open", s.BPFFS, "read and change maps", 0o700)...)
-	found = append(found, mode("state-open", s.StateDir, "look for resources and secrets", 0o700)...)
-	found = append(found, mode("store-open", filepath.Join(s.StateDir, "state.db"), "read all tenants' resources", 0o600)...)
-	found = append(found, mode("socket-open", s.Socket, "ask the daemon", 0o770)...)
+	for _, folder := range []string{"", "maps", "programs", "links"} {
+		found = append(found, mode("bpffs-open", filepath.Join(s.BPFFS, folder), "others may read and change maps", 0o700)...)
+	}
+	found = append(found, mode("state-open", s.StateDir, "others may look for resources and secrets", 0o700)...)
+	found = append(found, mode("store-open", filepath.Join(s.StateDir, "state.db"), "others may read all tenants' resources", 0o600)...)
+	if s.Status != nil { // else nobody listens, and the next start makes it anew
+		found = append(found, mode("socket-open", s.Socket, "more may connect to the daemon than the socketMode of its configuration lets", os.FileMode(s.Kernel.SocketMode))...)
+	}
 	return found, nil
 }

@@ -150,6 +150,8 @@ func attempts(connection, token, role string, backup []byte) []attempt {
 
 	add("GET", "/privlink/status", "/privlink/status", "", watches(200))
 	add("GET", "/privlink/audit", "/privlink/audit", "", watches(200))
+	add("GET", "/privlink/examination", "/privlink/examination", "", watches(200))
+	add("POST", "/privlink/repair", "/privlink/repair", "", rules(200))
 	add("GET", "/metrics", "/metrics", "", watches(200))
 	add("GET", "/privlink/backup", "/privlink/backup", "", rules(200))
 	add("POST", "/privlink/restore", "/privlink/restore", string(backup), rules(200))

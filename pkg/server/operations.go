@@ -90,6 +90,8 @@ func (s *Server) operations() []route {
 	add(http.MethodGet, "/privlink/journal", eachByItself, auth.Read, s.readJournal)
 	add(http.MethodGet, "/privlink/status", everything, auth.Read, s.status)
 	add(http.MethodGet, "/privlink/audit", everything, auth.Read, s.audit)
+	add(http.MethodGet, "/privlink/examination", everything, auth.Read, s.examination)
+	add(http.MethodPost, "/privlink/repair", everything, auth.Control, s.repair)
 	add(http.MethodGet, "/privlink/backup", everything, auth.Control, s.backup)
 	add(http.MethodPost, "/privlink/restore", everything, auth.Control, s.restore)
 	add(http.MethodGet, "/metrics", everything, auth.Read, s.metrics)

@@ -30,6 +30,22 @@ func (s *Server) audit(r *request) (*response, error) {
 	return &response{status: http.StatusOK, body: audit}, nil
 }
 
+func (s *Server) examination(r *request) (*response, error) {
+	check, err := s.options.Observer.Examine(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return &response{status: http.StatusOK, body: check}, nil
+}
+
+// repair lets the kernel agree with the resources again, and answers with what is left.
+func (s *Server) repair(r *request) (*response, error) {
+	if err := s.options.Observer.Repair(r.Context()); err != nil {
+		return nil, err
+	}
+	return s.examination(r)
+}
+
 func (s *Server) metrics(r *request) (*response, error) {
 	if s.options.Metrics == nil {
 		return nil, api.NewError(http.StatusNotFound, api.CodeNotFound, "", "there are no metrics")

@@ -46,6 +46,9 @@ type Observer interface {
 	Ports(ctx context.Context) ([]Ports, error)
 	// Audit compares ports and quotas with the flows.
 	Audit(ctx context.Context) (api.Audit, error)
+	// Examine compares the kernel with what it should have; Repair makes it so.
+	Examine(ctx context.Context) (api.Examination, error)
+	Repair(ctx context.Context) error
 	// Backends are the backends of the rules of a load balancer by its key (the id in lower case).
 	Backends(ctx context.Context, loadBalancer string) ([]api.BackendHealth, error)
 }

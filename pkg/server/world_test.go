@@ -54,6 +54,8 @@ type nothing struct{}
 func (nothing) Status(context.Context) (api.Status, error)                    { return api.Status{}, nil }
 func (nothing) Flows(context.Context, func(Flow) bool) error                  { return nil }
 func (nothing) Audit(context.Context) (api.Audit, error)                      { return api.Audit{}, nil }
+func (nothing) Examine(context.Context) (api.Examination, error)              { return api.Examination{}, nil }
+func (nothing) Repair(context.Context) error                                  { return nil }
 func (nothing) Ports(context.Context) ([]Ports, error)                        { return nil, nil }
 func (nothing) Backends(context.Context, string) ([]api.BackendHealth, error) { return nil, nil }
 
