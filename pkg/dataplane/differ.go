@@ -47,24 +47,27 @@ func Differences(bpffs string, want State, inner string) (list []Difference, err
 }
 
 // Differences compares the maps with the State that was applied last, as the function of that name does, but takes
-// what Result tells of it into account: what is pending, unresolved or failed does not count. Another Apply meanwhile can
-// make differences that are none; ask again.
+// what Result tells of it into account: what is pending, unresolved or failed does not count.
 func (d *Dataplane) Differences() ([]Difference, error) {
 	d.readers.RLock()
 	defer d.readers.RUnlock()
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.closed {
-		d.mu.Unlock()
 		return nil, fmt.Errorf("compare the kernel with the state: %w", ErrClosed)
 	}
 	if !d.applied {
-		d.mu.Unlock()
 		return nil, nil
 	}
-	want, is, inner := d.state, d.doubts(), d.inner.Network
-	d.mu.Unlock()
 	r := reading{k: d.k}
-	return r.differences(want, inner, is)
+	plan, want, is, inner := d.plan, d.state, d.doubts(), d.inner.Network
+	d.mu.Unlock() // an Apply need not wait
+	list, err := r.differences(want, inner, is)
+	d.mu.Lock()
+	if d.plan != plan { // one came, so that the comparison says nothing: again, while none can
+		return r.differences(d.state, inner, d.doubts())
+	}
+	return list, err
 }
 
 // doubts are what keeps the kernel from holding a State as it stands.

@@ -3,6 +3,8 @@ package dataplane
 import (
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -137,5 +139,41 @@ func TestDifferences_NoLimitOfItsOwn_HalfOfThePortsIsDue(t *testing.T) {
 	s.Links[0].MaxFlows = 1 << 16 // a quarter of the table's
 	if got := g.differences(s); !strings.Contains(got, "flows 32256, should be") {
 		t.Errorf("with another limit due: %q", got)
+	}
+}
+
+// Whoever looks while States are applied sees each as a whole.
+func TestDifferences_WhileStatesChange_None(t *testing.T) {
+	g, _, _, s, _ := opened(t)
+	const looks = 20
+	var applies atomic.Int32
+	var stop atomic.Bool
+	var changing sync.WaitGroup
+	changing.Go(func() {
+		for !stop.Load() {
+			i := applies.Add(1)
+			s := s
+			s.Revision += uint64(i)
+			s.Links = slices.Clone(s.Links)
+			s.Links[0].State = []LinkState{LinkRejected, LinkApproved}[i%2]
+			s.RuleSets = slices.Clone(s.RuleSets)
+			s.RuleSets[0].Rules = slices.Clone(s.RuleSets[0].Rules)
+			s.RuleSets[0].Rules[0].Port = 80 + uint16(i%2)
+			if _, err := g.d.Apply(t.Context(), s); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range looks {
+		if found := g.ownDifferences(); found != "" {
+			t.Error(found)
+			break
+		}
+	}
+	stop.Store(true)
+	changing.Wait()
+	if n := applies.Load(); n < looks {
+		t.Errorf("only %d Applies while it was looked", n)
 	}
 }

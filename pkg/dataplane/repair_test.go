@@ -2,13 +2,17 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // A pin that is removed, replaced by another object, or that nobody made is found; what is the dataplane's own is put back.
@@ -126,6 +130,75 @@ func TestRepair_ProgramDetached_FoundAndAttached(t *testing.T) {
 	}
 	if names := detached(); names != nil {
 		t.Errorf("repaired: %q", names)
+	}
+	if err := works(consumer, "10.0.1.10:80"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where there is no TCX: our filter removed is missed and put back, and a filter that is asked before ours is told.
+func TestRepair_Clsact_FilterRemovedAndAnotherBefore(t *testing.T) {
+	g, consumer, provider, s := newPair(t)
+	g.edit = func(o *Options) { o.NoTCX = true }
+	g.open()
+	echo(t, provider, "10.0.1.4:8080")
+	g.apply(s)
+	look := func() Attached {
+		t.Helper()
+		all, err := g.d.LookAtAttached()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all[slices.IndexFunc(all, func(a Attached) bool { return a.Interface == "consumer" })]
+	}
+	if is := look(); is.Detached || is.Before != nil {
+		t.Fatalf("before: %+v", is)
+	}
+	ifindex := g.ns.Link("consumer").Attrs().Index
+	g.Wait("the loss to be found", 10*time.Second, func() error {
+		err := g.ns.Do(func() error {
+			ours, err := ourFilter(ifindex)
+			if err != nil || ours == nil {
+				return fmt.Errorf("no filter of ours: %w", err)
+			}
+			return netlink.FilterDel(ours)
+		})
+		if err != nil {
+			return err
+		}
+		if !look().Detached {
+			return errors.New("not found, or put back already")
+		}
+		return nil
+	})
+	if err := g.d.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if is := look(); is.Detached {
+		t.Error("the filter is not put back")
+	}
+	if err := works(consumer, "10.0.1.10:80"); err != nil {
+		t.Error(err)
+	}
+	other, err := idle(ebpf.SchedCLS, 0) // in direct action: goes on
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for _, c := range []struct {
+		priority uint16
+		before   int
+	}{{filterPriority + 1, 0}, {7, 1}} {
+		// What is behind ours is never asked about what ours takes.
+		filter := &netlink.BpfFilter{Fd: other.FD(), Name: "other", FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: c.priority, Protocol: unix.ETH_P_ALL,
+		}}
+		if err := g.ns.Do(func() error { return netlink.FilterAdd(filter) }); err != nil {
+			t.Fatal(err)
+		}
+		if is := look(); len(is.Before) != c.before {
+			t.Errorf("with a filter of priority %d: %q, want %d", c.priority, is.Before, c.before)
+		}
 	}
 	if err := works(consumer, "10.0.1.10:80"); err != nil {
 		t.Error(err)
