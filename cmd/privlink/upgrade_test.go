@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,15 @@ func attachedPrograms(t *testing.T, bpffs string) map[string]ebpf.ProgramID {
 	return all
 }
 
+// wantReplaced wants other programs wherever there was one before.
+func wantReplaced(t *testing.T, before, now map[string]ebpf.ProgramID) {
+	t.Helper()
+	same := func(name string) bool { return before[name] == now[name] }
+	if len(now) == 0 || len(now) != len(before) || slices.ContainsFunc(slices.Collect(gomaps.Keys(now)), same) {
+		t.Errorf("programs were %v, are %v after a start that went well", before, now)
+	}
+}
+
 // A start that fails leaves the programs of the daemon before it attached, whether it fails before it has any of its own
 // in the kernel or after.
 func TestUpgrade_StartFails_OldProgramsStayAndNothingLost(t *testing.T) {
@@ -150,13 +160,7 @@ func TestUpgrade_StartFails_OldProgramsStayAndNothingLost(t *testing.T) {
 		other.Close()
 	}
 	d.Start(t.Context())
-	now := attachedPrograms(t, d.BPFFS)
-	for name, id := range now {
-		if len(now) != len(before) || before[name] == id {
-			t.Errorf("programs were %v, are %v after a start that went well", before, now)
-			break
-		}
-	}
+	wantReplaced(t, before, attachedPrograms(t, d.BPFFS))
 	moreLoad(l, c, 2)
 	wantNothingLost(t, c)
 }

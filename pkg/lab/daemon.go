@@ -17,13 +17,25 @@ import (
 // returns the binary's name. The go command's cache makes the second time cheap.
 func (l *Lab) Build(ctx context.Context, pkg string) string {
 	l.tb.Helper()
+	return l.build(ctx, pkg, filepath.Base(pkg))
+}
+
+// BuildVersion is Build for another version of the same command: a binary of another name, whose main.version says so.
+func (l *Lab) BuildVersion(ctx context.Context, pkg, version string) string {
+	l.tb.Helper()
+	return l.build(ctx, pkg, filepath.Base(pkg)+"-"+version, "-ldflags", "-X main.version="+version)
+}
+
+// build is the go command's build of a package into the file of a name.
+func (l *Lab) build(ctx context.Context, pkg, name string, flags ...string) string {
+	l.tb.Helper()
 	find := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}")
 	root, err := find.Output()
 	if err != nil {
 		l.fatal("find the module of", pkg, err)
 	}
-	binary := l.Path("bin", filepath.Base(pkg))
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, pkg)
+	binary := l.Path("bin", name)
+	build := exec.CommandContext(ctx, "go", append(append([]string{"build", "-o", binary}, flags...), pkg)...)
 	build.Dir = strings.TrimSpace(string(root))
 	if out, err := build.CombinedOutput(); err != nil {
 		l.fatal("build", pkg, fmt.Errorf("%w: %s", err, out))

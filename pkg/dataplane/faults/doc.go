@@ -13,5 +13,6 @@
 // # Tests
 //
 // As root: go test ./pkg/dataplane/faults. FAULTS_KILLS and FAULTS_UPGRADES change how often the daemon
-// is killed (100) and replaced (20). FAULTS_ALONE=1 adds the test that needs the machine to itself.
+// is killed (100) and replaced (20); cmd/privlink does the same to `privlink run`, under real
+// programs. FAULTS_ALONE=1 adds the test that needs the machine to itself.
 package faults

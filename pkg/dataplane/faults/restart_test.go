@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/lab/load"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,7 @@ var hooks = map[string]rigOptions{
 }
 
 func TestRestart_KilledManyTimes_NothingLost(t *testing.T) {
-	kills := times(t, "FAULTS_KILLS", 100)
+	kills := lab.Times(t, "FAULTS_KILLS", 100)
 	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)
@@ -64,7 +65,7 @@ func TestRestart_KilledWhileStarting_NothingLost(t *testing.T) {
 }
 
 func TestUpgrade_ManyTimes_OtherProgramsAndNothingLost(t *testing.T) {
-	upgrades := times(t, "FAULTS_UPGRADES", 20)
+	upgrades := lab.Times(t, "FAULTS_UPGRADES", 20)
 	for name, o := range hooks {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, o)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -188,18 +186,4 @@ func (r *rig) attachment(name string) dataplane.AttachmentStatus {
 		}
 	}
 	return dataplane.AttachmentStatus{}
-}
-
-// times is a number of repetitions that the environment may change.
-func times(t *testing.T, variable string, usual int) int {
-	t.Helper()
-	s := os.Getenv(variable)
-	if s == "" {
-		return usual
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatalf("%s=%s: %v", variable, s, err)
-	}
-	return n
 }
