@@ -22,6 +22,7 @@ import (
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/privilege"
 	"github.com/privlink/privlink/pkg/store"
 )
 
@@ -172,7 +173,7 @@ func TestRun_CannotStart_ExactTextNothingChanged(t *testing.T) {
 	own := []string{"--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS}
 	powerless := []string{"setpriv", "--bounding-set", "-all", "--inh-caps", "-all"} // not even those of root, so that files are no hindrance
 	const setUp = "set up the inner network: "
-	refusedByKernel := setUp + "replace " + innerConfig(d.BPFFS).Interface + ": operation not permitted (run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+	refusedByKernel := setUp + "replace " + innerConfig(d.BPFFS).Interface + ": operation not permitted (" + privilege.Hint() + ")"
 	release, err := exec.Command("setarch", "--uname-2.6", "uname", "-r").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +195,7 @@ func TestRun_CannotStart_ExactTextNothingChanged(t *testing.T) {
 		{"no privileges", true, powerless, own,
 			refusedByKernel, exitFailed},
 		{"another user", true, []string{"setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", "-all"}, own,
-			"lock state folder: open " + filepath.Join(d.StateDir, "lock") + ": permission denied (run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", exitFailed},
+			"lock state folder: open " + filepath.Join(d.StateDir, "lock") + ": permission denied (" + privilege.Hint() + ")", exitFailed},
 		{"old kernel", true, append([]string{"setarch", "--uname-2.6"}, powerless...), own,
 			"kernel " + strings.TrimSpace(string(release)) + " is too old, privlink needs 6.1 or newer: " + refusedByKernel, exitFailed},
 	} {
@@ -394,40 +395,6 @@ func TestRun_InterfaceVanishes_DegradedUntilItReturns(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-func TestRun_ServiceManager_ToldWhenReady(t *testing.T) {
-	l := lab.New(t)
-	binary := l.Build(t.Context(), "./cmd/privlink")
-	name := l.Path("notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	gw := l.Namespace("gateway")
-	cmd := exec.Command(binary, "run", "--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", l.BPFFS("bpf"))
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+name)
-	process := gw.StartCommand(t.Context(), cmd)
-	read := func() string {
-		t.Helper()
-		if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		text := make([]byte, 100)
-		n, err := conn.Read(text)
-		if err != nil {
-			t.Fatalf("%v: %s", err, process.Output())
-		}
-		return string(text[:n])
-	}
-	if got := read(); got != "READY=1" {
-		t.Errorf("first message %q", got)
-	}
-	process.Stop()
-	if got := read(); got != "STOPPING=1" {
-		t.Errorf("last message %q", got)
-	}
 }
 
 func TestRun_Metrics_PromtoolFindsNothing(t *testing.T) {

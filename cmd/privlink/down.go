@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/privilege"
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
 
@@ -58,7 +59,7 @@ func (c *call) own(name string) string {
 // privileges explains an error for want of them.
 func privileges(err error) error {
 	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w (run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", err)
+		return fmt.Errorf("%w (%s)", err, privilege.Hint())
 	}
 	return err
 }

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -79,6 +79,78 @@ func TestRun_Capabilities_AreThoseNeededAndSuffice(t *testing.T) {
 	}
 }
 
+// Every capability of the list is needed: without that one the daemon names it, with what it is for, and fails with just that, or
+// goes on without it where it may.
+func TestRun_OneCapabilityLess_SaysWhichAndWhatFails(t *testing.T) {
+	l := lab.New(t)
+	binary, gw := l.Build(t.Context(), "./cmd/privlink"), l.Namespace("gateway")
+	cert, key := l.Authority().Issue("gateway", net.IPv4(127, 0, 0, 1))
+	const low = "127.0.0.1:443"
+	config := l.WriteFile("config.yaml", []byte("listen:\n- {address: \""+low+"\", certificate: "+cert+", key: "+key+"}\n"))
+	hint := " (" + privilege.Hint() + ")"
+	fails := map[string]func(bpffs string) string{ // the last words of a daemon that lacks it; none: it serves
+		"CAP_NET_ADMIN": func(bpffs string) string {
+			return "set up the inner network: make veth " + innerConfig(bpffs).Interface + ": operation not permitted" + hint
+		},
+		"CAP_NET_RAW": func(string) string {
+			return "open dataplane: open packet socket: operation not permitted (needs CAP_NET_RAW)" + hint
+		},
+		"CAP_SYS_ADMIN": func(bpffs string) string {
+			return "set up the inner network: make namespace " + innerConfig(bpffs).Namespace + ": make /run/netns a shared mount: operation not permitted (needs CAP_SYS_ADMIN)" + hint
+		},
+		"CAP_NET_BIND_SERVICE": func(string) string {
+			return "listen tcp " + low + ": bind: permission denied" + hint
+		},
+		"CAP_SYS_RESOURCE": nil,
+	}
+	for i, c := range privilege.Needed {
+		t.Run(c.Name, func(t *testing.T) {
+			last, known := fails[c.Name]
+			if !known {
+				t.Fatal("nobody says what a daemon does without it")
+			}
+			var all []string // but that one
+			for _, other := range privilege.Needed {
+				if other.Name != c.Name {
+					all = append(all, "+"+strings.ToLower(strings.TrimPrefix(other.Name, "CAP_")))
+				}
+			}
+			bpffs, socket := l.BPFFS(fmt.Sprint("b", i)), l.Path(fmt.Sprint("socket", i))
+			process := gw.Start(t.Context(), "setpriv", "--bounding-set", "-all,"+strings.Join(all, ","), "--inh-caps", "-all",
+				binary, "run", "--config", config, "--state-dir", l.Path(fmt.Sprint("state", i)), "--socket", socket, "--bpffs", bpffs)
+			defer process.Kill()
+			l.Wait("the daemon to serve or to give up", 20*time.Second, func() error {
+				if strings.Contains(process.Output(), "msg=serving") {
+					return nil
+				}
+				select {
+				case <-process.Exited():
+					return nil
+				default:
+					return errors.New(process.Output())
+				}
+			})
+			said := process.Output()
+			level, message := "warning", "a capability is missing"
+			if c.Optional {
+				level, message = "info", "goes without a capability"
+			}
+			if want := fmt.Sprintf("level=%s msg=%q capability=%s for=%q\n", level, message, c.Name, c.Why); !strings.Contains(said, want) {
+				t.Errorf("it said\n%s\nwant %s", said, want)
+			}
+			if last == nil {
+				if !strings.Contains(said, "msg=serving") {
+					t.Errorf("it does not serve: %s", said)
+				}
+				return
+			}
+			if want := "privlink: " + last(bpffs) + "\n"; !strings.HasSuffix(said, want) {
+				t.Errorf("it said\n%s\nand at last not %s", said, want)
+			}
+		})
+	}
+}
+
 func TestRun_FilesAndFolders_AreClosedToOthers(t *testing.T) {
 	_, d := gateway(t)
 	for path, allowed := range map[string]os.FileMode{
@@ -93,49 +165,5 @@ func TestRun_FilesAndFolders_AreClosedToOthers(t *testing.T) {
 		if mode := info.Mode().Perm(); mode&^allowed != 0 {
 			t.Errorf("%s has mode %#o, at most %#o is due", path, mode, allowed)
 		}
-	}
-}
-
-// The service manager hears that the daemon is ready, that it is well, and that it stops.
-func TestRun_ServiceManager_HearsReadyWatchdogAndStopping(t *testing.T) {
-	l := lab.New(t)
-	binary := l.Build(t.Context(), "./cmd/privlink")
-	gw := l.Namespace("gateway")
-	socket := l.Path("notify")
-	listener, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	cmd := exec.Command(binary, "run", "--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", l.BPFFS("gateway"))
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC=200000")
-	process := gw.StartCommand(t.Context(), cmd)
-	hear := func() string {
-		t.Helper()
-		if err := listener.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-			t.Fatal(err)
-		}
-		buffer := make([]byte, 100)
-		n, err := listener.Read(buffer)
-		if err != nil {
-			t.Fatalf("%v\n%s", err, process.Output())
-		}
-		return string(buffer[:n])
-	}
-	if first := hear(); first != "READY=1" {
-		t.Errorf("first it said %q", first)
-	}
-	for range 3 {
-		if again := hear(); again != "WATCHDOG=1" {
-			t.Errorf("then it said %q", again)
-		}
-	}
-	process.Stop()
-	last := hear()
-	for last == "WATCHDOG=1" {
-		last = hear()
-	}
-	if last != "STOPPING=1" {
-		t.Errorf("at last it said %q", last)
 	}
 }

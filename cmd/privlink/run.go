@@ -31,7 +31,8 @@ func runCommand(env *environment) *cli.Command {
 	return verb{
 		name: "run", usage: "run the daemon",
 		description: "Ends with SIGTERM or SIGINT. What is in the kernel goes on forwarding and is taken over by the\n" +
-			"next run; `privlink down` removes it. Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.",
+			"next run; `privlink down` removes it. Needs root, of whose capabilities it keeps\n" +
+			privilege.Names(privilege.Needed) + ".",
 		offline: true,
 		flags: []cli.Flag{
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` with the resources [$PRIVLINK_STATE_DIR]", DefaultText: defaultStateDir},

@@ -20,13 +20,12 @@ type Capability struct {
 	Optional bool
 }
 
-// Needed are the daemon's capabilities.
+// Needed are the daemon's capabilities. CAP_BPF and CAP_PERFMON are not among them: wherever the kernel asks for one of these it
+// takes CAP_SYS_ADMIN as well, which nothing else replaces.
 var Needed = []Capability{
-	{unix.CAP_BPF, "CAP_BPF", "makes maps and loads programs", false},
-	{unix.CAP_PERFMON, "CAP_PERFMON", "loads programs whose verification it takes (the flow iterator, arithmetic on pointers)", false},
 	{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN", "attaches programs to interfaces, makes the splice path's veth, writes its sysctls", false},
 	{unix.CAP_NET_RAW, "CAP_NET_RAW", "asks and announces addresses by ARP on packet sockets", false},
-	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "opens programs and maps by their ids, mounts a bpffs, enters the splice path's namespace", false},
+	{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "makes maps, loads programs and opens them by their ids, mounts a bpffs, enters the splice path's namespace", false},
 	{unix.CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE", "keeps pipes at full size after the first 1,024, raises its limit of descriptors", true},
 	{unix.CAP_NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "listens for TLS on a port below 1,024, where configured", true},
 }
@@ -98,6 +97,9 @@ func Confine() error {
 	}
 	return nil
 }
+
+// Hint says what a process may lack that was not permitted something.
+func Hint() string { return "run it as root, or with " + Names(Needed) }
 
 // Names joins the names of capabilities.
 func Names(list []Capability) string {

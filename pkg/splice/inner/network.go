@@ -260,6 +260,8 @@ func (n *Network) configure() error {
 		// The listener's queue: a burst of consumers waits here, not in retransmissions.
 		{"core/somaxconn", "65535"},
 		{"ipv4/tcp_max_syn_backlog", "65535"},
+		// ListenPort is a low one, which would take CAP_NET_BIND_SERVICE.
+		{"ipv4/ip_unprivileged_port_start", "0"},
 		// Connections closed by the splice first; 4-tuples do not come again in that time.
 		{"ipv4/tcp_max_tw_buckets", "262144"},
 	}
