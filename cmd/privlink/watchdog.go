@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 )
 
 // watchdog tells the service manager at half of the interval it asks for (WATCHDOG_USEC, sd_watchdog_enabled(3)) that
-// the daemon is well: the dataplane gives its lock away and its sweep goes on. It ends with ctx; without
-// a service manager that watches, at once.
+// the daemon is well. It ends with ctx; without a service manager that watches, at once.
 func (d *daemon) watchdog(ctx context.Context, env *environment) {
 	microseconds, err := strconv.ParseInt(env.getenv("WATCHDOG_USEC"), 10, 64)
 	if err != nil || microseconds <= 0 {
@@ -23,16 +23,26 @@ func (d *daemon) watchdog(ctx context.Context, env *environment) {
 			return
 		case <-tick.C:
 		}
-		swept, _, _ := d.plane.Sweep()
-		if swept.IsZero() {
-			swept = d.started // the first one is still to come
-		}
-		if late := time.Since(swept); late > max(sweepLate, interval) {
-			d.log.WithField("sweep_age", late.Round(time.Second)).Error("not well: the flow table is not swept; the service manager is to restart the daemon")
+		if err := d.well(max(sweepLate, interval)); err != nil {
+			d.log.WithError(err).Error("not well; the service manager is to restart the daemon")
 			continue
 		}
 		if err := notify(env, "WATCHDOG=1"); err != nil {
 			d.log.WithError(err).Warn("cannot tell the service manager")
 		}
 	}
+}
+
+// well asks both halves of the daemon for something: an error says that the sweep, which is due every second, stands still
+// for longer than it may, and one that keeps its lock keeps well from returning.
+func (d *daemon) well(late time.Duration) error {
+	d.controller.Revision()
+	swept, _, _ := d.plane.Sweep()
+	if swept.IsZero() {
+		swept = d.started // the first one is still to come
+	}
+	if age := time.Since(swept); age > late {
+		return fmt.Errorf("the flow table was not swept for %v", age.Round(time.Second))
+	}
+	return nil
 }
