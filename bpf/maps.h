@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The maps. A name ends on the version of its layout: a changed layout is a new map,
- * never a pinned one read wrongly. 15 characters at most.
+ * never a pinned one read wrongly. 15 characters at most. What becomes of what is in the old one
+ * is said in pkg/dataplane (layouts); a field that goes on has its name and its size there too.
  *
  * Configuration stands in mmapable arrays, written with single stores by pkg/dataplane;
  * the HASH maps only lead to slots of these.

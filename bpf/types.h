@@ -197,6 +197,7 @@ enum iface_flags {
 };
 
 /* An attached interface as packets leave. */
+#ifndef OTHER_CONFIG
 struct out {
 	__u32 ifindex; /* 0 = gone */
 	__u16 mtu;     /* bytes of an IP packet */
@@ -207,6 +208,19 @@ struct out {
 	__u8 pad[7];
 	__u64 ident; /* hash of the attachment it was made for: found again under another ifindex */
 };
+#else /* configuration at other places, and not all of it: what the tests of pkg/dataplane begin with */
+struct out {
+	__u64 ident;
+	__u64 more[3];
+	__u32 ifindex;
+	__u16 mtu;
+	__u16 vlan;
+	__u8 mac[6];
+	__u16 vnet;
+	__u8 flags;
+	__u8 pad[7];
+};
+#endif
 
 enum out_flags {
 	OUT_XDP = 1 << 0, /* known to take XDP frames: its slot is in the devmap */
@@ -224,6 +238,7 @@ enum link_state {
 };
 
 /* A connection; also a frontend as its own VNet reaches it (link_id 0). */
+#ifndef OTHER_CONFIG
 struct link {
 	__u64 ident;   /* hash of the name it was made for */
 	__u32 link_id; /* the LinkID */
@@ -236,6 +251,22 @@ struct link {
 	__u16 vnet;
 	__u16 epoch; /* of the State, low bits: tells a restarted daemon that gen was raised for it */
 };
+#else
+struct link {
+	__u64 more;
+	__u32 quota_of_before; /* as if it were another field: only the State says it */
+	__u32 service;
+	__be32 addr;
+	__u16 gen;
+	__u8 state;
+	__u8 pad;
+	__u16 epoch;
+	__u16 vnet;
+	__u32 link_id;
+	__u64 ident;
+};
+#define max_flows quota_of_before
+#endif
 
 /* Whose a number is (VNet, rule set, pool); read by user space only, which finds it again so. */
 struct name {
@@ -248,6 +279,7 @@ struct usage {
 	__u32 fragments; /* incomplete datagrams */
 };
 
+#ifndef OTHER_CONFIG
 struct link_stats {
 	__u64 packets_in;  /* from the client */
 	__u64 bytes_in;    /* of IP packets */
@@ -258,6 +290,18 @@ struct link_stats {
 	__u64 dropped; /* packets */
 	__u64 pad;
 };
+#else
+struct link_stats {
+	__u64 dropped;
+	__u64 more[3];
+	__u64 refused;
+	__u64 opened;
+	__u64 bytes_out;
+	__u64 packets_out;
+	__u64 bytes_in;
+	__u64 packets_in;
+};
+#endif
 
 struct reason_stats {
 	__u64 packets;
@@ -282,6 +326,7 @@ struct address_key {
 /* HASH elements are reused while others read them: take link and kind first (one 8-byte
  * load), compare key after.
  */
+#ifndef OTHER_CONFIG
 struct address {
 	struct address_key key;
 	__u32 link; /* slot */
@@ -289,6 +334,16 @@ struct address {
 	__u8 arp;   /* 1 = answer ARP for it */
 	__u16 pad;
 };
+#else
+struct address {
+	__u32 link;
+	__u8 kind;
+	__u8 arp;
+	__u16 pad;
+	struct address_key key;
+	__u64 more;
+};
+#endif
 
 struct rule_key {
 	__u32 service;
@@ -327,6 +382,7 @@ struct rule {
 };
 
 /* Source addresses, in the order in which they fill. Never changed in place. */
+#ifndef OTHER_CONFIG
 struct natset {
 	__u64 ident;
 	__u16 vnet; /* where they live, and the backends */
@@ -334,6 +390,15 @@ struct natset {
 	__u8 pad[5];
 	__be32 addr[MAX_NAT_IPS]; /* net */
 };
+#else
+struct natset {
+	__be32 addr[MAX_NAT_IPS];
+	__u16 vnet;
+	__u8 count;
+	__u8 pad[5];
+	__u64 ident;
+};
+#endif
 
 enum backend_state {
 	BACKEND_NONE = 0,
@@ -350,6 +415,7 @@ enum backend_flags {
 };
 
 /* One backend of one rule. */
+#ifndef OTHER_CONFIG
 struct backend {
 	__u64 ident;
 	struct hop hop;
@@ -365,6 +431,23 @@ struct backend {
 	__u32 pool;     /* number of the backend pool */
 	__u32 pad[5];
 };
+#else
+struct backend {
+	__u32 pool;
+	__u32 rule;
+	__u32 idle_udp;
+	__u32 idle_tcp;
+	__u16 gen;
+	__u8 state;
+	__u8 flags;
+	__u16 vnet;
+	__be16 port;
+	__be32 addr;
+	struct hop hop;
+	__u64 more[10];
+	__u64 ident;
+};
+#endif
 
 /* Who may leave the inner VNet, from which socket, and where to. */
 struct dial_key {

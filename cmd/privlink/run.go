@@ -146,6 +146,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	}()
 	plane, err := dataplane.Open(ctx, dataplane.Options{
 		BPFFS: c.own("bpffs"), Pairs: config.Flows, Inner: inside.options(), Log: log.WithField("part", "dataplane"), Notify: d.report,
+		State: func() (dataplane.State, error) { return control.StateOf(ctx, kept) },
 	})
 	switch {
 	case errors.Is(err, dataplane.ErrLocked):

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
 
+	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/lab/load"
 )
@@ -163,4 +164,68 @@ func TestUpgrade_StartFails_OldProgramsStayAndNothingLost(t *testing.T) {
 	wantReplaced(t, before, attachedPrograms(t, d.BPFFS))
 	moreLoad(l, c, 2)
 	wantNothingLost(t, c)
+}
+
+// A version whose configuration has another layout writes it anew from its store, and puts it in force at once.
+func TestUpgrade_OtherLayoutOfConfiguration_NothingLost(t *testing.T) {
+	l, d, c := loadedGateway(t, lab.DaemonOptions{})
+	const name = "services_v1"
+	path := filepath.Join(d.BPFFS, "maps", name)
+	before := attachedPrograms(t, d.BPFFS)
+	for range 2 {
+		d.Stop()
+		moreLoad(l, c, 1)
+		halve(t, path, name)
+		d.Start(t.Context())
+		moreLoad(l, c, 1)
+		m, err := ebpf.LoadPinnedMap(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.MaxEntries() != 1<<16 {
+			t.Errorf("map %s has %d elements still", name, m.MaxEntries())
+		}
+		m.Close()
+		now := attachedPrograms(t, d.BPFFS)
+		for hook, id := range now {
+			if len(now) != len(before) || before[hook] == id {
+				t.Fatalf("programs were %v, are %v", before, now)
+			}
+		}
+		before = now
+	}
+	wantNothingLost(t, c)
+}
+
+// halve makes a pinned array one of half its size, as an earlier version could have had it.
+func halve(t *testing.T, path, name string) {
+	t.Helper()
+	specs, err := dataplane.LoadSpecs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := specs.Control.Maps[name]
+	spec.MaxEntries /= 2
+	old, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for slot := range uint32(100) {
+		value, err := old.LookupBytes(slot)
+		if err == nil {
+			err = m.Put(slot, value)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Remove(path), m.Pin(path)); err != nil {
+		t.Fatal(err)
+	}
 }

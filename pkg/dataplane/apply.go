@@ -97,14 +97,7 @@ func (d *Dataplane) withInner(s State) State {
 func (d *Dataplane) apply(state State) error {
 	p := d.compile(state)
 	d.revoke(p)
-	for _, step := range []func(*plan) error{
-		d.writeNumbers,
-		func(p *plan) error { return d.writeOuts(p.outs) },
-		d.writeNatsets, d.writeBackends, d.writeRules, d.writeLeaving, d.writeRuleIndex, d.writeLinks, d.writeAddresses,
-		// Interfaces last: from here on their packets find everything.
-		func(p *plan) error { return d.writeIfaces(p.ifaces) },
-		d.dropInterfaces, d.release,
-	} {
+	for _, step := range []func(*plan) error{d.write, d.dropInterfaces, d.release} {
 		if err := step(p); err != nil {
 			return err
 		}
@@ -121,6 +114,22 @@ func (d *Dataplane) apply(state State) error {
 	if d.ending {
 		d.ending = false
 		poke(d.sweeper)
+	}
+	return nil
+}
+
+// write enters what is new or another, from the bottom up.
+func (d *Dataplane) write(p *plan) error {
+	for _, step := range []func(*plan) error{
+		d.writeNumbers,
+		func(p *plan) error { return d.writeOuts(p.outs) },
+		d.writeNatsets, d.writeBackends, d.writeRules, d.writeLeaving, d.writeRuleIndex, d.writeLinks, d.writeAddresses,
+		// Interfaces last: from here on their packets find everything.
+		func(p *plan) error { return d.writeIfaces(p.ifaces) },
+	} {
+		if err := step(p); err != nil {
+			return err
+		}
 	}
 	return nil
 }

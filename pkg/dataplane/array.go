@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"iter"
 	"sync/atomic"
 	"unsafe"
 
@@ -87,6 +88,17 @@ func (a *array[T]) load(slot uint32) T {
 	return p.v
 }
 
+// all are the elements, in the order of their slots.
+func (a *array[T]) all() iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for slot := range a.count {
+			if !yield(a.load(slot)) {
+				return
+			}
+		}
+	}
+}
+
 // store writes an element; the word with index last is written after all others. Words
 // that are equal already are left alone, so that an unchanged element costs no packet
 // a cache miss.
@@ -117,4 +129,32 @@ func (a *array[T]) word(slot uint32, word int) uint64 {
 // store32 writes 4 bytes of an element, at an offset that is a multiple of 4.
 func (a *array[T]) store32(slot uint32, offset uintptr, v uint32) {
 	atomic.StoreUint32((*uint32)(unsafe.Add(unsafe.Pointer(&a.slot(slot)[0]), offset)), v)
+}
+
+// words are the elements of a mmapable array whose type Go does not have.
+type words struct {
+	mem    []byte
+	stride int
+}
+
+// openWords maps m, an ARRAY with values of any size.
+func openWords(m *ebpf.Map) (words, error) {
+	stride := (int(m.ValueSize()) + 7) / 8 * 8 // as in mapArray
+	mem, err := mapWords(m, stride)
+	return words{mem, stride}, err
+}
+
+// slot is an element's memory.
+func (w words) slot(slot uint32) []byte {
+	first := int(slot) * w.stride
+	return w.mem[first : first+w.stride : first+w.stride]
+}
+
+func (w words) close() {
+	_ = unix.Munmap(w.mem) // unmapping our own mapping cannot fail
+}
+
+// bytesOf is the memory of a value without pointers.
+func bytesOf[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }

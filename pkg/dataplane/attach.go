@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"strings"
 
@@ -141,7 +142,7 @@ func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[
 			bindings[name] = &binding{name: name, ifindex: d.ifindex}
 		}
 		bindings[name].hook = hookClsact
-		bindings[name].ownQdisc = ownsQdisc(outs, d.ifindex)
+		bindings[name].ownQdisc = ownsQdisc(outs.all(), d.ifindex)
 		if err := a.replaceFilter(d.ifindex, program, done); err != nil {
 			return nil, nil, fmt.Errorf("give clsact on %s the new program: %w", name, err)
 		}
@@ -503,9 +504,9 @@ func removeFilter(ifindex int, ownQdisc bool) error {
 }
 
 // ownsQdisc says whether privlink made the clsact qdisc of an interface, which stands with its outputs.
-func ownsQdisc(outs *array[bpfOut], ifindex int) bool {
-	for slot := range outs.count {
-		if o := outs.load(slot); int(o.Ifindex) == ifindex && o.Flags&uint8(bpfOutFlagsOUT_OWN_QDISC) != 0 {
+func ownsQdisc(outs iter.Seq[bpfOut], ifindex int) bool {
+	for o := range outs {
+		if int(o.Ifindex) == ifindex && o.Flags&uint8(bpfOutFlagsOUT_OWN_QDISC) != 0 {
 			return true
 		}
 	}

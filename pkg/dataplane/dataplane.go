@@ -32,6 +32,9 @@ type Options struct {
 	NoTCX bool
 	// Inner is the splice's network; zero = none, and rules with Proxy refuse.
 	Inner Inner
+	// State compiles what is to be in the kernel, and is asked when configuration of another layout has to be written anew
+	// before anything reads it; the first Apply says it again. Nil refuses such a layout.
+	State func() (State, error)
 	// Notify is called, from a goroutine that must not be held up, when Result has changed.
 	Notify func()
 	// Log takes what happens; nil = logrus' standard logger.
@@ -103,6 +106,7 @@ type Dataplane struct {
 	others   map[string]otherPrograms // by interface, since the last look
 	probed   map[string]device        // by name, since the last look: takesXDP is probed
 	bound    map[string]bound         // by interface, since the last look
+	filling  bool                     // a migration fills its maps: nothing is attached or detached
 	looks    uint64                   // at the interfaces
 	returned []string                 // interfaces attached since the last apply
 	// redirects and noFeatures are for kernels without xdp-features; noFeatures treats any so.
@@ -153,6 +157,9 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	}
 	defer func() {
 		if err != nil {
+			if d.k != nil {
+				err = errors.Join(err, d.k.abandonMigration(d.folder))
+			}
 			d.letGo()
 		}
 	}()
@@ -174,12 +181,15 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if err := d.ns.do(func() error { d.socket, err = neigh.OpenSocket(); return err }); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
+	d.resolver = neigh.NewResolver(d.socket.Send, func(neigh.Key, neigh.Neighbour) { d.dirty = true })
+	d.prober = neigh.NewProber(d.socket.Send, d.portsOf, d.claimed)
 	migrated := d.k.migration != nil
 	if migrated {
 		if err := d.migrate(); err != nil {
 			return nil, fmt.Errorf("open dataplane: %w", err)
 		}
 	}
+	d.pairs = d.k.config.load(0).MaxPairs
 	var before *replaced
 	if d.bindings, before, err = d.att.adopt(d.devices, d.k.outs); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
@@ -193,8 +203,6 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 	if err := d.readKernel(); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
-	d.resolver = neigh.NewResolver(d.socket.Send, func(neigh.Key, neigh.Neighbour) { d.dirty = true })
-	d.prober = neigh.NewProber(d.socket.Send, d.portsOf, d.claimed)
 	if err := d.k.endMigration(d.folder); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
 	}
@@ -437,8 +445,8 @@ func (d *Dataplane) Keep() {
 }
 
 // Abandon is Close for one who cannot do its work after all: attachments get the programs back that they had before
-// Open, so that a new version that fails at its start leaves the old one's in force. After Keep, or where flows were
-// carried over into a new table, it is Close.
+// Open, so that a new version that fails at its start leaves the old one's in force. After Keep, or where maps were
+// replaced (see migration), it is Close.
 func (d *Dataplane) Abandon() error { return d.end((*replaced).undo) }
 
 // Close stops sweeping and watching and lets go of everything; the kernel goes on forwarding with what it has.

@@ -16,8 +16,10 @@
 //     (Result.Failed), and keeps nothing else from being applied.
 //   - A name keeps its number (link, rule, backend, network, output) over restarts, by the ident
 //     hash that stands beside it in the kernel; a number that was given back rests two sweeps.
-//   - A flow table of another layout or size is replaced while packets pass, and every flow with its port is carried
-//     over (migration): a field is found by its name, or the start is refused.
+//   - A flow table of another layout or size, and configuration of another layout, are replaced while packets pass: every flow
+//     with its port is carried over, and no program reads configuration that was not filled (migration). A field that only
+//     the kernel knows is found by its name, or the start is refused; so it is where ports, quotas or the table's counts
+//     would have to change their layout. What becomes of each map is said in one table (layouts).
 //   - Closing leaves everything forwarding. Down removes what privlink made, and nothing else.
 //
 // It imports pkg/neigh (ARP), pkg/maglev (tables) and pkg/splice (whose Gateway it is), and nothing of
@@ -25,10 +27,10 @@
 //
 // Files: state.go and result.go are the contract; plan.go compiles a State, apply.go writes it,
 // interfaces.go and attach.go deal with interfaces, kernel.go and bpffs.go with what is loaded and
-// pinned, migrate.go with a flow table of before, run.go with what happens by itself, sweep.go and
-// ending.go with flows that end, flows.go, stats.go, audit.go and differ.go read, repair.go puts back what others
-// changed, features.go asks what the kernel can do, door.go serves the splice path and the probes, cost.go measures what loading the programs takes (testdata/verifier
-// has the budgets).
+// pinned, migrate.go, layout.go and carry.go with maps of another version, run.go with what happens by itself,
+// sweep.go and ending.go with flows that end, flows.go, stats.go, audit.go and differ.go read, repair.go puts back what others
+// changed, features.go asks what the kernel can do, door.go serves the splice path and the probes, cost.go measures what
+// loading the programs takes (testdata/verifier has the budgets).
 //
 // Tests need root and a kernel of 6.1 or newer: go test ./pkg/dataplane/
 package dataplane

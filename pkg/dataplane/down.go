@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"github.com/cilium/ebpf"
+	"path/filepath"
+	"slices"
 )
 
 // Down removes everything privlink has in the kernel: programs, links, maps, filters, pins. It
@@ -29,12 +29,11 @@ func Down(_ context.Context, opts Options) error {
 	if err != nil {
 		return fmt.Errorf("remove privlink from the kernel: %w", err)
 	}
+	var failed []error
 	outs, err := pinnedOuts(f)
 	if err != nil {
-		return fmt.Errorf("remove privlink from the kernel: %w", err)
+		failed = append(failed, err) // all but the qdiscs can go without it
 	}
-	defer outs.close()
-	var failed []error
 	a := &attacher{ns: ns, folder: f}
 	for name, d := range devices {
 		program, err := a.filterProgram(d.ifindex)
@@ -43,7 +42,7 @@ func Down(_ context.Context, opts Options) error {
 			continue
 		}
 		if program != 0 {
-			if err := ns.do(func() error { return removeFilter(d.ifindex, ownsQdisc(outs, d.ifindex)) }); err != nil {
+			if err := ns.do(func() error { return removeFilter(d.ifindex, ownsQdisc(slices.Values(outs), d.ifindex)) }); err != nil {
 				failed = append(failed, fmt.Errorf("detach %s: %w", name, err))
 			}
 		}
@@ -56,15 +55,20 @@ func Down(_ context.Context, opts Options) error {
 	return nil
 }
 
-// pinnedOuts are the outputs a daemon left; empty when there are none.
-func pinnedOuts(f *folder) (*array[bpfOut], error) {
-	m, err := ebpf.LoadPinnedMap(f.maps(mapOuts), nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return &array[bpfOut]{}, nil
+// pinnedOuts are the outputs a daemon of whatever version left; none when there is no map.
+func pinnedOuts(f *folder) ([]bpfOut, error) {
+	was, err := predecessor(f, mapOuts)
+	if err != nil || was.Map == nil {
+		return nil, err
 	}
+	defer was.close()
+	specs, err := LoadSpecs()
 	if err != nil {
-		return nil, fmt.Errorf("open pinned map %s: %w", mapOuts, err)
+		return nil, err
 	}
-	defer m.Close()
-	return mapArray[bpfOut](m)
+	outs, err := carryArray[bpfOut](specs.TC.Maps[mapOuts], was.Map)
+	if err != nil {
+		return nil, fmt.Errorf("read map %s: %w", filepath.Base(was.path), err)
+	}
+	return outs, nil
 }

@@ -129,6 +129,9 @@ type bound struct {
 
 // bind is bindAnew, once for every look at the interfaces (see mustReadDevices).
 func (d *Dataplane) bind(dev device, attachments []Attachment) (bound, error) {
+	if d.filling {
+		return d.standing(dev)
+	}
 	if was, ok := d.bound[dev.name]; ok {
 		return was, nil
 	}
@@ -140,6 +143,21 @@ func (d *Dataplane) bind(dev device, attachments []Attachment) (bound, error) {
 		d.bound[dev.name] = is
 	}
 	return is, err
+}
+
+// errNotYet says that an interface is attached with the next Apply (see fill).
+var errNotYet = errors.New("it is not attached yet")
+
+// standing is how dev is attached, whatever the State says.
+func (d *Dataplane) standing(dev device) (bound, error) {
+	b := d.bindings[dev.name]
+	if b == nil || b.ifindex != dev.ifindex {
+		return bound{}, errNotYet
+	}
+	if b.xdp != nil {
+		return bound{b: b, mode: ModeXDP}, nil
+	}
+	return bound{b: b, mode: ModeTC}, nil
 }
 
 // bindAnew sees to it that the programs are on dev, in the mode that fits its attachments.

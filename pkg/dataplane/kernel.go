@@ -38,7 +38,7 @@ type kernel struct {
 	tc, xdp, sweep, endPair, clock, flowsText *ebpf.Program
 	// adopted says that the maps were there: numbers and flows of before live on.
 	adopted bool
-	// migration is not nil while the flows have to be carried over into a new table.
+	// migration is not nil while maps have to be replaced by new ones.
 	migration *migration
 }
 
@@ -54,8 +54,8 @@ var ErrLayout = errors.New("pinned map has another layout")
 // loadKernel adopts the pinned maps of f or makes new ones, and loads the programs. A failed step
 // leaves the folder as it was.
 //
-// attached are programs that carry traffic now: maps whose pins are gone are found through them. Where the
-// flows have to be carried over, programs are not pinned yet (see migration).
+// attached are programs that carry traffic now: maps whose pins are gone are found through them. Where maps are
+// replaced, programs are not pinned yet (see migration).
 func loadKernel(f *folder, want sizes, attached []ebpf.ProgramID) (_ *kernel, err error) {
 	// Kernels before 5.11 count maps against RLIMIT_MEMLOCK; later ones do not mind.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -68,6 +68,7 @@ func loadKernel(f *folder, want sizes, attached []ebpf.ProgramID) (_ *kernel, er
 	k := &kernel{maps: make(map[string]*ebpf.Map)}
 	defer func() {
 		if err != nil {
+			err = errors.Join(err, k.abandonMigration(f))
 			k.close()
 		}
 	}()
@@ -124,27 +125,32 @@ func (k *kernel) loadMaps(f *folder, specs Specs, want sizes, attached []ebpf.Pr
 			return fmt.Errorf("adopt map %s: %w", name, err)
 		}
 	}
+	whole := false
 	if missing {
-		if err := k.recoverMaps(f, maps, attached); err != nil {
+		var err error
+		if whole, err = k.recoverMaps(f, maps, attached); err != nil {
 			return err
 		}
 	}
-	if k.maps[mapConfig] == nil {
+	found, err := k.formers(f, maps)
+	if err != nil {
+		return err
+	}
+	if found[mapConfig].Map == nil {
 		// What else is there belongs to an aborted removal: nothing uses it.
-		for name, m := range k.maps {
-			m.Close()
+		for name, was := range found {
+			was.close()
 			delete(k.maps, name)
 		}
 		return k.createMaps(f, maps, want)
 	}
-	if err := k.prepareMigration(f, specs, maps[mapFlows], want); err != nil {
-		return err
-	}
-	return k.adoptMaps(f, maps)
+	k.adopted = true
+	return k.prepareMigration(f, specs, maps, found, want, whole)
 }
 
-// recoverMaps finds maps whose pins are gone through the programs that use them (see bindMaps), and pins them again.
-func (k *kernel) recoverMaps(f *folder, specs map[string]*ebpf.MapSpec, attached []ebpf.ProgramID) error {
+// recoverMaps finds maps whose pins are gone through the programs that use them (see bindMaps), and pins them again. Whole
+// says that there is a program that holds all maps of its version: one that is missing still, that version did not have.
+func (k *kernel) recoverMaps(f *folder, specs map[string]*ebpf.MapSpec, attached []ebpf.ProgramID) (whole bool, err error) {
 	for _, id := range attached {
 		program, err := ebpf.NewProgramFromID(id)
 		if err != nil {
@@ -153,38 +159,40 @@ func (k *kernel) recoverMaps(f *folder, specs map[string]*ebpf.MapSpec, attached
 		info, err := program.Info()
 		program.Close()
 		if err != nil {
-			return fmt.Errorf("look for maps without pins: %w", err)
+			return false, fmt.Errorf("look for maps without pins: %w", err)
 		}
 		ids, _ := info.MapIDs()
 		for _, id := range ids {
-			if err := k.recoverMap(f, specs, id); err != nil {
-				return fmt.Errorf("look for maps without pins: %w", err)
+			name, err := k.recoverMap(f, specs, id)
+			if err != nil {
+				return false, fmt.Errorf("look for maps without pins: %w", err)
 			}
+			whole = whole || info.Name == programTC && base(name) == base(mapConfig)
 		}
 	}
-	return nil
+	return whole, nil
 }
 
-func (k *kernel) recoverMap(f *folder, specs map[string]*ebpf.MapSpec, id ebpf.MapID) error {
+func (k *kernel) recoverMap(f *folder, specs map[string]*ebpf.MapSpec, id ebpf.MapID) (name string, err error) {
 	m, err := ebpf.NewMapFromID(id)
 	if err != nil {
-		return err
+		return "", err
 	}
 	info, err := m.Info()
 	if err != nil {
-		return errors.Join(err, m.Close())
+		return "", errors.Join(err, m.Close())
 	}
 	if specs[info.Name] == nil || k.maps[info.Name] != nil {
-		return m.Close()
+		return info.Name, m.Close()
 	}
 	if err := os.MkdirAll(f.maps(""), 0o700); err != nil {
-		return errors.Join(err, m.Close())
+		return "", errors.Join(err, m.Close())
 	}
 	if err := m.Pin(f.maps(info.Name)); err != nil {
-		return errors.Join(err, m.Close())
+		return "", errors.Join(err, m.Close())
 	}
 	k.maps[info.Name] = m
-	return nil
+	return info.Name, nil
 }
 
 // createMaps makes all maps, pins them in a temporary folder and renames that, so that a
@@ -226,35 +234,6 @@ func (k *kernel) createMaps(f *folder, specs map[string]*ebpf.MapSpec, want size
 	if err := os.Rename(staging, f.maps("")); err != nil {
 		return fail(fmt.Errorf("move new maps into place: %w", err))
 	}
-	return nil
-}
-
-// adoptMaps takes the maps that are there, if each is what this binary would make. A version with other drop
-// reasons counts them anew.
-func (k *kernel) adoptMaps(f *folder, specs map[string]*ebpf.MapSpec) error {
-	for name, spec := range specs {
-		m := k.maps[name]
-		if m == nil && name == mapReasons {
-			var err error
-			if m, err = ebpf.NewMap(spec); err != nil {
-				return fmt.Errorf("make map %s: %w", name, err)
-			}
-			k.maps[name] = m
-			if err := m.Pin(f.maps(name)); err != nil {
-				return fmt.Errorf("pin map %s: %w", name, err)
-			}
-		}
-		if m == nil {
-			return fmt.Errorf("adopt map %s: its pin is gone (privlink down removes what is left, with all flows)", name)
-		}
-		if name == mapFlows {
-			spec.MaxEntries = m.MaxEntries() // its size is the config's
-		}
-		if err := sameLayout(spec, m); err != nil {
-			return fmt.Errorf("adopt map %s: %w: %w", name, ErrLayout, err)
-		}
-	}
-	k.adopted = true
 	return nil
 }
 
@@ -354,7 +333,7 @@ func constants(c bpfConfig) (map[string]any, error) {
 // shape is the config that programs are loaded for: that of the new table, where there is to be one.
 func (k *kernel) shape() bpfConfig {
 	c := k.config.load(0)
-	if k.migration != nil {
+	if k.migration != nil && k.migration.flows != nil {
 		c.Homes = k.maps[mapFlows].MaxEntries() - flowWindow
 		c.MaxPairs = c.Homes / homesPerPair
 	}

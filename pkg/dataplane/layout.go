@@ -1,8 +1,9 @@
 package dataplane
 
 import (
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -33,10 +34,71 @@ const (
 	mapMaglev    = "maglev_v1"
 	mapXDPOuts   = "xdp_outs_v1"
 	mapEvents    = "events_v1"
+	mapBuckets   = "buckets_v1"
+	mapRefills   = "refills_v1"
 
 	// mapOldFlows is a place for the table of before: see migration.
 	mapOldFlows = "flows_old"
 )
+
+// role is what becomes of what is in a map when its layout changes (see migration).
+type role int
+
+const (
+	// roleShared maps are changed by packets all the time, in ways that no copy can follow: another layout is refused.
+	roleShared role = iota
+	// roleFlows is carried over by the programs themselves.
+	roleFlows
+	// roleConfig maps are written by the daemon alone. They go together: when one changes all are made anew, take over
+	// what only they know, and are filled from the State.
+	roleConfig
+	// roleCounters take over their numbers.
+	roleCounters
+	// rolePassing maps begin empty: nobody misses for long what was in them. Drop reasons are among them,
+	// as their numbers mean others in another version.
+	rolePassing
+)
+
+// layout says what becomes of a map.
+type layout struct {
+	role role
+	// kept are the fields that must be found in the map of before, by name and size: a State does not say them, or tells by
+	// comparing with them what has to end. The other fields are the State's; what is still there of them is taken over too, for
+	// what the State has no more.
+	kept []string
+	// left are fields that speak of what begins anew, and are not taken over.
+	left []string
+	// fresh maps begin empty, and the State says everything in them.
+	fresh bool
+}
+
+// layouts are those of all maps that are pinned.
+var layouts = map[string]layout{
+	mapFlows:     {role: roleFlows},
+	mapTable:     {role: roleShared},
+	mapUsage:     {role: roleShared},
+	mapDomains:   {role: roleShared},
+	mapConfig:    {role: roleConfig, kept: []string{"seed", "maglev_seed", "homes", "max_pairs", "port_step", "port_offset", "port_inverse"}},
+	mapVNets:     {role: roleConfig, kept: []string{"ident"}},
+	mapServices:  {role: roleConfig, kept: []string{"ident"}},
+	mapPools:     {role: roleConfig, kept: []string{"ident"}},
+	mapOuts:      {role: roleConfig, kept: []string{"ident", "flags"}},
+	mapLinks:     {role: roleConfig, kept: []string{"ident", "gen", "state", "epoch", "link_id", "service", "addr", "vnet"}},
+	mapRules:     {role: roleConfig, kept: []string{"ident"}, left: []string{"balance"}},
+	mapNatsets:   {role: roleConfig, kept: []string{"ident", "count"}},
+	mapBackends:  {role: roleConfig, kept: []string{"ident", "gen", "state", "flags", "hop_mac", "hop_out", "addr", "port", "vnet", "idle_tcp", "idle_udp", "rule", "pool"}},
+	mapAddresses: {role: roleConfig, kept: []string{"key_addr", "key_vnet", "link", "kind", "arp"}},
+	mapIfaces:    {role: roleConfig, fresh: true},
+	mapRuleIndex: {role: roleConfig, fresh: true},
+	mapDials:     {role: roleConfig, fresh: true},
+	mapMaglev:    {role: roleConfig, fresh: true},
+	mapXDPOuts:   {role: roleConfig, fresh: true},
+	mapLinkStats: {role: roleCounters},
+	mapReasons:   {role: rolePassing},
+	mapBuckets:   {role: rolePassing},
+	mapRefills:   {role: rolePassing},
+	mapEvents:    {role: rolePassing},
+}
 
 // Names of the programs.
 const (
@@ -155,31 +217,7 @@ func leaves(t btf.Type, path string, at uint32, in leaf, to map[string]leaf) err
 }
 
 // flowOffsets are the places of our fields in the entries of another table, in the order of struct flow_offsets.
-// Every field must be there, by its name and of its size: what is in a table is never guessed.
-func flowOffsets(specs Specs, spec *ebpf.MapSpec, old *ebpf.Map) ([]uint16, error) {
-	handle, err := old.Handle()
-	if err != nil {
-		return nil, fmt.Errorf("read its BTF: %w", err)
-	}
-	defer handle.Close()
-	types, err := handle.Spec(nil)
-	if err != nil {
-		return nil, fmt.Errorf("read its BTF: %w", err)
-	}
-	var theirs *btf.Struct
-	if err := types.TypeByName(spec.Value.TypeName(), &theirs); err != nil {
-		return nil, fmt.Errorf("find struct %s in its BTF: %w", spec.Value.TypeName(), err)
-	}
-	ours, have := make(map[string]leaf), make(map[string]leaf)
-	if err := errors.Join(leaves(spec.Value, "", 0, leaf{}, ours), leaves(theirs, "", 0, leaf{}, have)); err != nil {
-		return nil, err
-	}
-	for name, own := range ours {
-		is, ok := have[name]
-		if !ok || is.size != own.size || is.within != own.within || is.inside != own.inside {
-			return nil, fmt.Errorf("it has no field %s as this version knows it (privlink down ends all flows and begins anew)", name)
-		}
-	}
+func flowOffsets(specs Specs, c *carrier) ([]uint16, error) {
 	variable := specs.TC.Variables["old_offsets"]
 	order, ok := btf.UnderlyingType(variable.Type.Type).(*btf.Struct)
 	if !ok {
@@ -187,11 +225,20 @@ func flowOffsets(specs Specs, spec *ebpf.MapSpec, old *ebpf.Map) ([]uint16, erro
 	}
 	offsets := make([]uint16, 0, len(order.Members))
 	for _, m := range order.Members {
-		is, ok := have[m.Name]
+		is, ok := c.have[m.Name]
 		if !ok {
 			return nil, fmt.Errorf("it has no field %s", m.Name)
 		}
 		offsets = append(offsets, uint16(is.offset))
 	}
 	return offsets, nil
+}
+
+// flowCarrier finds every field of a flow in another table: what is in a table is never guessed.
+func flowCarrier(spec *ebpf.MapSpec, old *ebpf.Map) (*carrier, error) {
+	all := make(map[string]leaf)
+	if err := leaves(spec.Value, "", 0, leaf{}, all); err != nil {
+		return nil, err
+	}
+	return newCarrier(spec.Value, old, slices.Sorted(maps.Keys(all)), nil)
 }

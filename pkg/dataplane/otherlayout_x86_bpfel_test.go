@@ -16,8 +16,8 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	otherLayoutMapAddressesV1 = "addresses_v1"
-	otherLayoutMapBackendsV1  = "backends_v1"
+	otherLayoutMapAddressesV0 = "addresses_v0"
+	otherLayoutMapBackendsV0  = "backends_v0"
 	otherLayoutMapBucketsV1   = "buckets_v1"
 	otherLayoutMapConfigV1    = "config_v1"
 	otherLayoutMapDialsV1     = "dials_v1"
@@ -26,13 +26,13 @@ const (
 	otherLayoutMapFlowsOld    = "flows_old"
 	otherLayoutMapFlowsV0     = "flows_v0"
 	otherLayoutMapIfacesV1    = "ifaces_v1"
-	otherLayoutMapLinkStatsV1 = "link_stats_v1"
-	otherLayoutMapLinksV1     = "links_v1"
+	otherLayoutMapLinkStatsV0 = "link_stats_v0"
+	otherLayoutMapLinksV0     = "links_v0"
 	otherLayoutMapMaglevV1    = "maglev_v1"
 	otherLayoutMapMigrationV1 = "migration_v1"
 	otherLayoutMapNatsetsV1   = "natsets_v1"
 	otherLayoutMapNewDomainV1 = "new_domain_v1"
-	otherLayoutMapOutsV1      = "outs_v1"
+	otherLayoutMapOutsV0      = "outs_v0"
 	otherLayoutMapPoolsV1     = "pools_v1"
 	otherLayoutMapReasonsV1   = "reasons_v1"
 	otherLayoutMapRecentV1    = "recent_v1"
@@ -115,8 +115,8 @@ type otherLayoutProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type otherLayoutMapSpecs struct {
-	AddressesV1 *ebpf.MapSpec `ebpf:"addresses_v1"`
-	BackendsV1  *ebpf.MapSpec `ebpf:"backends_v1"`
+	AddressesV0 *ebpf.MapSpec `ebpf:"addresses_v0"`
+	BackendsV0  *ebpf.MapSpec `ebpf:"backends_v0"`
 	BucketsV1   *ebpf.MapSpec `ebpf:"buckets_v1"`
 	ConfigV1    *ebpf.MapSpec `ebpf:"config_v1"`
 	DialsV1     *ebpf.MapSpec `ebpf:"dials_v1"`
@@ -125,13 +125,13 @@ type otherLayoutMapSpecs struct {
 	FlowsOld    *ebpf.MapSpec `ebpf:"flows_old"`
 	FlowsV0     *ebpf.MapSpec `ebpf:"flows_v0"`
 	IfacesV1    *ebpf.MapSpec `ebpf:"ifaces_v1"`
-	LinkStatsV1 *ebpf.MapSpec `ebpf:"link_stats_v1"`
-	LinksV1     *ebpf.MapSpec `ebpf:"links_v1"`
+	LinkStatsV0 *ebpf.MapSpec `ebpf:"link_stats_v0"`
+	LinksV0     *ebpf.MapSpec `ebpf:"links_v0"`
 	MaglevV1    *ebpf.MapSpec `ebpf:"maglev_v1"`
 	MigrationV1 *ebpf.MapSpec `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.MapSpec `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.MapSpec `ebpf:"new_domain_v1"`
-	OutsV1      *ebpf.MapSpec `ebpf:"outs_v1"`
+	OutsV0      *ebpf.MapSpec `ebpf:"outs_v0"`
 	PoolsV1     *ebpf.MapSpec `ebpf:"pools_v1"`
 	ReasonsV1   *ebpf.MapSpec `ebpf:"reasons_v1"`
 	RecentV1    *ebpf.MapSpec `ebpf:"recent_v1"`
@@ -190,8 +190,8 @@ func (o *otherLayoutObjects) Close() error {
 //
 // It can be passed to loadOtherLayoutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type otherLayoutMaps struct {
-	AddressesV1 *ebpf.Map `ebpf:"addresses_v1"`
-	BackendsV1  *ebpf.Map `ebpf:"backends_v1"`
+	AddressesV0 *ebpf.Map `ebpf:"addresses_v0"`
+	BackendsV0  *ebpf.Map `ebpf:"backends_v0"`
 	BucketsV1   *ebpf.Map `ebpf:"buckets_v1"`
 	ConfigV1    *ebpf.Map `ebpf:"config_v1"`
 	DialsV1     *ebpf.Map `ebpf:"dials_v1"`
@@ -200,13 +200,13 @@ type otherLayoutMaps struct {
 	FlowsOld    *ebpf.Map `ebpf:"flows_old"`
 	FlowsV0     *ebpf.Map `ebpf:"flows_v0"`
 	IfacesV1    *ebpf.Map `ebpf:"ifaces_v1"`
-	LinkStatsV1 *ebpf.Map `ebpf:"link_stats_v1"`
-	LinksV1     *ebpf.Map `ebpf:"links_v1"`
+	LinkStatsV0 *ebpf.Map `ebpf:"link_stats_v0"`
+	LinksV0     *ebpf.Map `ebpf:"links_v0"`
 	MaglevV1    *ebpf.Map `ebpf:"maglev_v1"`
 	MigrationV1 *ebpf.Map `ebpf:"migration_v1"`
 	NatsetsV1   *ebpf.Map `ebpf:"natsets_v1"`
 	NewDomainV1 *ebpf.Map `ebpf:"new_domain_v1"`
-	OutsV1      *ebpf.Map `ebpf:"outs_v1"`
+	OutsV0      *ebpf.Map `ebpf:"outs_v0"`
 	PoolsV1     *ebpf.Map `ebpf:"pools_v1"`
 	ReasonsV1   *ebpf.Map `ebpf:"reasons_v1"`
 	RecentV1    *ebpf.Map `ebpf:"recent_v1"`
@@ -223,8 +223,8 @@ type otherLayoutMaps struct {
 
 func (m *otherLayoutMaps) Close() error {
 	return _OtherLayoutClose(
-		m.AddressesV1,
-		m.BackendsV1,
+		m.AddressesV0,
+		m.BackendsV0,
 		m.BucketsV1,
 		m.ConfigV1,
 		m.DialsV1,
@@ -233,13 +233,13 @@ func (m *otherLayoutMaps) Close() error {
 		m.FlowsOld,
 		m.FlowsV0,
 		m.IfacesV1,
-		m.LinkStatsV1,
-		m.LinksV1,
+		m.LinkStatsV0,
+		m.LinksV0,
 		m.MaglevV1,
 		m.MigrationV1,
 		m.NatsetsV1,
 		m.NewDomainV1,
-		m.OutsV1,
+		m.OutsV0,
 		m.PoolsV1,
 		m.ReasonsV1,
 		m.RecentV1,
