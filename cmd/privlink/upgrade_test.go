@@ -15,7 +15,6 @@ import (
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
 
-	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/lab/load"
 )
@@ -175,7 +174,9 @@ func TestUpgrade_OtherLayoutOfConfiguration_NothingLost(t *testing.T) {
 	for range 2 {
 		d.Stop()
 		moreLoad(l, c, 1)
-		halve(t, path, name)
+		if err := lab.HalveArray(path, "name"); err != nil {
+			t.Fatal(err)
+		}
 		d.Start(t.Context())
 		moreLoad(l, c, 1)
 		m, err := ebpf.LoadPinnedMap(path, nil)
@@ -195,37 +196,4 @@ func TestUpgrade_OtherLayoutOfConfiguration_NothingLost(t *testing.T) {
 		before = now
 	}
 	wantNothingLost(t, c)
-}
-
-// halve makes a pinned array one of half its size, as an earlier version could have had it.
-func halve(t *testing.T, path, name string) {
-	t.Helper()
-	specs, err := dataplane.LoadSpecs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := specs.Control.Maps[name]
-	spec.MaxEntries /= 2
-	old, err := ebpf.LoadPinnedMap(path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer old.Close()
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	for slot := range uint32(100) {
-		value, err := old.LookupBytes(slot)
-		if err == nil {
-			err = m.Put(slot, value)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(os.Remove(path), m.Pin(path)); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -68,7 +68,9 @@ func beDaemon(file string) error {
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, unix.SIGUSR1)
 	begin := time.Now()
-	d, err := dataplane.Open(ctx, dataplane.Options{BPFFS: config.BPFFS, Pairs: config.Pairs, NoTCX: config.NoTCX})
+	d, err := dataplane.Open(ctx, dataplane.Options{
+		BPFFS: config.BPFFS, Pairs: config.Pairs, NoTCX: config.NoTCX, State: func() (dataplane.State, error) { return config.State, nil },
+	})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/privlink/privlink/pkg/lab"
 	"github.com/privlink/privlink/pkg/lab/load"
 )
 
@@ -28,8 +29,25 @@ func TestUpgrade_OtherTableSize_NothingLost(t *testing.T) {
 	}
 }
 
-// Killed in the middle of that, at moments from the first sign of it on.
-func TestUpgrade_KilledWhileCarryingFlowsOver_NothingLost(t *testing.T) {
+// Killed in the middle of that, or of a start that makes the configuration anew, at moments from the first sign of it on.
+func TestUpgrade_KilledWhileReplacingMaps_NothingLost(t *testing.T) {
+	for name, other := range map[string]func(*daemon) error{
+		"flow table": func(d *daemon) error {
+			d.config.Pairs ^= 1<<15 | 1<<16
+			return nil
+		},
+		"configuration": func(d *daemon) error {
+			if _, err := os.Stat(filepath.Join(d.r.bpffs, "next")); err == nil {
+				return nil // the last one has still to come to its end
+			}
+			return lab.HalveArray(filepath.Join(d.r.bpffs, "maps", "services_v1"), "name")
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testKilledWhileReplacing(t, other) })
+	}
+}
+
+func testKilledWhileReplacing(t *testing.T, other func(*daemon) error) {
 	r := newRig(t, rigOptions{consumers: 2})
 	d := r.newDaemon()
 	d.start()
@@ -39,7 +57,9 @@ func TestUpgrade_KilledWhileCarryingFlowsOver_NothingLost(t *testing.T) {
 	const most = 20
 	caught := 0
 	for i := range most {
-		d.config.Pairs ^= 1<<15 | 1<<16
+		if err := other(d); err != nil {
+			t.Fatal(err)
+		}
 		p := d.launch()
 		var begin time.Time
 		r.Wait("the moment to kill it", 20*time.Second, func() error {
