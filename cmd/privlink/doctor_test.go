@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	ebpflink "github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -103,10 +104,18 @@ func (w *ward) run(args ...string) (out string, code int) {
 	return stdout.String(), cmd.ProcessState.ExitCode()
 }
 
+// wait is the lab's, for a test of whatever goes on now.
+func (w *ward) wait(what string, limit time.Duration, condition func() error) {
+	w.t.Helper()
+	if err := lab.Poll(limit, condition); err != nil {
+		w.t.Fatalf("waited %v for %s: %v", limit, what, err)
+	}
+}
+
 // clean waits until nothing is found and the exit code is 0.
 func (w *ward) clean(limit time.Duration) {
 	w.t.Helper()
-	w.lab.Wait("a clean examination", limit, func() error {
+	w.wait("a clean examination", limit, func() error {
 		if found, code := w.doctor(); len(found) > 0 || code != exitOK {
 			return fmt.Errorf("exit code %d, findings %+v", code, found)
 		}
@@ -139,7 +148,7 @@ type ailment struct {
 
 func (w *ward) treat(a ailment) {
 	w.t.Helper()
-	w.lab.Wait("doctor to find it", 20*time.Second, func() error {
+	w.wait("doctor to find it", 20*time.Second, func() error {
 		if err := a.provoke(); err != nil {
 			return err
 		}
@@ -172,7 +181,7 @@ func (w *ward) treat(a ailment) {
 		w.clean(20 * time.Second)
 		return
 	}
-	w.lab.Wait("--fix to repair it", 20*time.Second, func() error {
+	w.wait("--fix to repair it", 20*time.Second, func() error {
 		if err := a.provoke(); err != nil {
 			return err
 		}
@@ -190,7 +199,7 @@ func (w *ward) treat(a ailment) {
 		}
 		return nil
 	})
-	if a.name == "an interface is down" { // its carrier takes a moment
+	if a.finds == "interface-down" { // its carrier takes a moment
 		w.clean(5 * time.Second)
 	} else if found, code := w.doctor(); len(found) > 0 || code != exitOK {
 		w.t.Errorf("after --fix: exit code %d, findings %+v", code, found)
@@ -412,7 +421,7 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 			byHand: func() error {
 				w.web.SetFeatures("eth0", true, "gro")
 				w.gw.SetFeatures("spare-peer", true, "gro")
-				w.lab.Wait("the outputs to take frames", 15*time.Second, func() error {
+				w.wait("the outputs to take frames", 15*time.Second, func() error {
 					if found, _ := w.doctor(); checksOf(found) != "xdp-on-virtual" {
 						return fmt.Errorf("%+v", found)
 					}
@@ -429,6 +438,11 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 		{name: "an interface is gone", finds: "not-attached", about: "spare", advice: "vnet detach spare --interface spare",
 			provoke: func() error { w.gw.Delete("spare"); return nil },
 			byHand:  func() error { w.spare(); return nil }},
+		{name: "the splice path's interface is down", finds: "interface-down", about: "pli-", advice: "up",
+			provoke: func() error { w.gw.Down(innerConfig(w.daemon.BPFFS).Interface); return nil }},
+		{name: "the splice path's interface is gone", finds: "inner-gone", about: "pli-", advice: "restart",
+			provoke: func() error { w.gw.Delete(innerConfig(w.daemon.BPFFS).Interface); return nil },
+			byHand:  func() error { w.daemon.Stop(); w.daemon.Start(ctx); return nil }},
 		{name: "an MTU is too small", finds: "mtu-too-small", about: "web", advice: "ip link set dev web mtu 1500",
 			provoke: func() error { return w.mtu(500) }, byHand: func() error { return w.mtu(1500) }},
 		{name: "MTUs differ", finds: "mtu-differs", about: "web", advice: "mtu N", info: true,
@@ -451,6 +465,19 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 				w.web.Addr("eth0", "10.0.0.1/16")
 				return nil
 			}},
+		{name: "a neighbour falls silent", finds: "neighbour-unresolved", about: "10.0.0.9", advice: "start the machine",
+			provoke: func() error {
+				gone, err := netlink.ParseAddr("10.0.0.9/16")
+				if err != nil {
+					return err
+				}
+				err = w.web.Netlink().AddrDel(w.web.Link("eth0"), gone)
+				// Who is known is asked again every 20 s only; behind an interface that is attached anew, at once.
+				w.must("vnet detach datacenter --interface web")
+				w.must("vnet attach datacenter --interface web --next-hop 10.0.0.1")
+				return err
+			},
+			byHand: func() error { w.web.Addr("eth0", "10.0.0.9/16"); return nil }},
 
 		{name: "the flow table is nearly full", finds: "table-pressure", about: "flows_v1", advice: "flows: N",
 			provoke: func() error { return w.spray(wardFlows * pressurePercent / 100) },

@@ -136,7 +136,7 @@ func (d *daemon) Audit(ctx context.Context) (api.Audit, error) {
 
 // Examine implements server.Observer.
 func (d *daemon) Examine(context.Context) (api.Examination, error) {
-	check := api.Examination{SocketMode: uint32(d.socketMode), Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, Ports: []api.ScarcePorts{}}
+	check := api.Examination{Inner: d.inside.network.Interface(), SocketMode: uint32(d.socketMode), Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, Ports: []api.ScarcePorts{}}
 	differences, err := d.plane.Differences()
 	if err != nil {
 		return check, err

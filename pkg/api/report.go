@@ -95,6 +95,8 @@ type Examination struct {
 	Detached []string `json:"detached"`
 	// Before are the programs of others, of each interface that has some, that see packets before privlink does.
 	Before map[string][]string `json:"programsBefore"`
+	// Inner is the interface that leads to the splice path and to the probes.
+	Inner string `json:"innerInterface"`
 	// SocketMode is that of the Unix socket as it was made, permission bits.
 	SocketMode uint32 `json:"socketMode"`
 	// Ports are, for each service and frontend with flows, those towards the backend that has the fewest left.

@@ -63,7 +63,33 @@ func interfaces(s *Subject) ([]Finding, error) {
 			found = append(found, notTaken(a.Interface, redirects, link.Type()))
 		}
 	}
-	return append(found, mtus(attached)...), nil
+	found = append(found, mtus(attached)...)
+	its, err := inner(s)
+	return append(found, its...), err
+}
+
+// inner looks at the interface that the daemon made for itself.
+func inner(s *Subject) ([]Finding, error) {
+	name := s.Kernel.Inner
+	if name == "" {
+		return nil, nil
+	}
+	const through = "PROXY services and all probes go through it"
+	link, found, err := device(s, name, "tc")
+	if err != nil {
+		return nil, err
+	}
+	if link == nil {
+		return []Finding{{
+			Check: "inner-gone", Severity: Error, Object: name,
+			What: "somebody deleted privlink's own interface " + name + ": " + through,
+			Do:   "systemctl restart privlink: the daemon makes it anew (plain flows do not notice)",
+		}}, nil
+	}
+	for i := range found {
+		found[i].What += "; " + through
+	}
+	return found, nil
 }
 
 // programs are findings about what is on an interface's hooks.
