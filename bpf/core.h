@@ -138,7 +138,8 @@ SLOW int open(hook *ctx, struct packet *p, struct half *h, bool stale, struct pa
 	if (!p || !h || !path)
 		return DROP(HELPER);
 
-	recent_homes_touch();
+	if (!is_opener(p))
+		recent_homes_touch();
 	r = admit(ctx, p);
 	if (r)
 		return r;
@@ -319,6 +320,8 @@ static __always_inline int ipv4(hook *ctx, struct packet *p)
 		p->bad = REASON_FRAGMENT_BAD;
 	parse_gso(ctx, p, p->length - p->payload);
 #endif
+	if (unlikely(is_opener(p)))
+		recent_homes_touch(); /* while it is looked for */
 	if (!p->bad)
 		f = half_find_anywhere(&p->key, &h, p->now);
 	HOLD(HOLD_FOUND);

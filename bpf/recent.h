@@ -7,9 +7,10 @@
  * (struct refills), so that a set of eight is not asked eight times for every flow.
  *
  * Which line of the flow table: the reverse half of the next flow to a backend will stand at the home
- * of the next port. That line is in no cache, like the home of the forward half, which the packet has
- * just been looked for at; asked for together, one wait serves both. BPF has no prefetch, but a load
- * whose value nobody uses is one, until the next atomic operation waits for it.
+ * of the next port. That line is in no cache, like the home of the forward half, which the packet is
+ * looked for at; asked for together, one wait serves both: before the look-up for a SYN, which is likely
+ * to find nothing, after it for a datagram. BPF has no prefetch, but a load whose value nobody uses is
+ * one, until the next atomic operation waits for it.
  */
 #ifndef PRIVLINK_RECENT_H
 #define PRIVLINK_RECENT_H

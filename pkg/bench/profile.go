@@ -66,7 +66,9 @@ type ProfileOptions struct {
 	Flows     uint32
 	New       bool // packets that open flows instead of such of established ones
 	Direction Direction
-	For       time.Duration
+	// Connections are real ones, connect-request-close, instead of generated packets.
+	Connections bool
+	For         time.Duration
 }
 
 // RunProfile sets one forwarder up and says where the core spends its time while packets go
@@ -87,6 +89,21 @@ func RunProfile(ctx context.Context, cpu int, o ProfileOptions) ([]ProfileLine, 
 		return nil, fmt.Errorf("profile %q: no such forwarder", o.Forwarder)
 	}
 	var lines []ProfileLine
+	if o.Connections {
+		err = inLab(ctx, func(net *lab.Lab) error {
+			l, err := newTCPLane(net, f)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = f.Close() }()
+			lines, err = Profile(ctx, cpu, o.For, net.Dir(), func() error {
+				_, err := l.conversation(cpu).connections(ctx, time.Second)
+				return err
+			})
+			return err
+		})
+		return lines, err
+	}
 	err = inLab(ctx, func(net *lab.Lab) error {
 		l, err := NewLane(net, core, f, o.Flows)
 		if err != nil {

@@ -137,12 +137,17 @@ func (l *tcpLane) iperf(ctx context.Context, cpu int, d time.Duration) (float64,
 	return best, nil
 }
 
-// talk measures connections per second, then the latency of an open connection.
-func (l *tcpLane) talk(ctx context.Context, cpu int, d time.Duration) error {
-	c := conversation{
+// conversation is one through the forwarder, to the port behind that of iperf3.
+func (l *tcpLane) conversation(cpu int) *conversation {
+	return &conversation{
 		cpu: cpu, client: l.topology.Client.NS, server: l.topology.Server.NS,
 		listen: netip.AddrPortFrom(firstServer, backendPort+1), target: netip.AddrPortFrom(l.target.Addr(), l.target.Port()+1),
 	}
+}
+
+// talk measures connections per second, then the latency of an open connection.
+func (l *tcpLane) talk(ctx context.Context, cpu int, d time.Duration) error {
+	c := l.conversation(cpu)
 	rate, err := c.connections(ctx, d)
 	if err != nil {
 		return fmt.Errorf("connections through %s: %w", l.name, err)

@@ -45,6 +45,7 @@ func run() int {
 	flag.StringVar(&prof.Forwarder, "profile", "", `do nothing but say where the time goes in one forwarder, such as "tc privlink" (needs perf)`)
 	flows := flag.Uint("profile-flows", 1, "flows for -profile")
 	flag.BoolVar(&prof.New, "profile-new", false, "profile the opening of flows")
+	flag.BoolVar(&prof.Connections, "profile-connections", false, "profile real connections: connect, request, response, close")
 	reverse := flag.Bool("profile-reverse", false, "profile the way from server to client")
 	flag.DurationVar(&prof.For, "profile-for", 5*time.Second, "how long to sample")
 	flag.Parse()
