@@ -189,7 +189,6 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 			return nil, fmt.Errorf("open dataplane: %w", err)
 		}
 	}
-	d.pairs = d.k.config.load(0).MaxPairs
 	var before *replaced
 	if d.bindings, before, err = d.att.adopt(d.devices, d.k.outs); err != nil {
 		return nil, fmt.Errorf("open dataplane: %w", err)
