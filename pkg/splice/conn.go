@@ -43,6 +43,9 @@ type end struct {
 // stream is one direction.
 type stream struct {
 	pipe   *pipe // while it holds data
+	held   bool  // and nobody takes that: counted at the link's share
+	window int   // what its sender may have under way, bytes; 0 = as the kernel begins
+	taken  int   // bytes that its sink took
 	bulk   bool  // pieces are large: spliced, not copied
 	ended  bool  // the sender's end of stream was read
 	passed bool  // and passed on
@@ -51,6 +54,7 @@ type stream struct {
 // conn is a proxied connection, owned by one loop.
 type conn struct {
 	identity Identity
+	share    *share
 	state    state
 	again    bool // in the loop's list again
 	index    int  // in the loop's list of connections
@@ -70,7 +74,8 @@ func (l *loop) serve(fd int, peer netip.AddrPort) {
 		closeSocket(fd) // with a reset: it inherited the listener's linger
 		return
 	}
-	if err := l.server.occupancy.enter(identity.Link); err != nil {
+	share, err := l.server.occupancy.enter(identity.Link)
+	if err != nil {
 		if errors.Is(err, errTooMany) {
 			l.counts.limited.Add(1)
 		} else {
@@ -80,7 +85,7 @@ func (l *loop) serve(fd int, peer netip.AddrPort) {
 		return
 	}
 
-	c := &conn{identity: identity, index: len(l.conns), moved: l.now, check: l.now + seconds(identity.IdleTimeout)}
+	c := &conn{identity: identity, share: share, index: len(l.conns), moved: l.now, check: l.now + seconds(identity.IdleTimeout)}
 	c.ends[backend].fd = -1
 	l.conns = append(l.conns, c)
 	l.counts.active.Add(1)
@@ -150,7 +155,10 @@ func (l *loop) finish(c *conn) {
 func (l *loop) remove(c *conn) {
 	l.dialDone(c)
 	for which := range c.ends {
-		l.putPipe(&c.streams[which])
+		l.putPipe(c, &c.streams[which])
+		if more := c.streams[which].window - firstWindow; more > 0 {
+			l.server.occupancy.narrow(c.share, int64(more))
+		}
 		l.release(c, side(which))
 	}
 	c.state = gone

@@ -12,6 +12,8 @@
 //     streams have ended in order, closing a socket resets it, so that the death of the process
 //     never looks like a finished answer;
 //   - an idle connection holds two descriptors; pipes are held only while they hold data;
+//   - a link that asks for much and takes nothing holds a first window for each of its connections and its part of the
+//     pipes: what may be under way grows with what was taken, up to the link's share (see limits.go);
 //   - an event loop owns its connections: nothing else touches them; none of its system calls blocks,
 //     and it waits as a goroutine waits for a connection.
 //

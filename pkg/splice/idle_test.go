@@ -162,11 +162,15 @@ func TestCheckIdle_AnswerToOurQuestion_DoesNotCount(t *testing.T) {
 	gateway := &clockGateway{heard: make(map[netip.AddrPort]uint32)}
 	log := logrus.New()
 	log.SetOutput(t.Output())
-	l := &loop{server: &Server{gateway: gateway, log: log, occupancy: occupancy{links: make(map[string]int)}}}
+	l := &loop{server: &Server{gateway: gateway, log: log, occupancy: occupancy{max: 1, maxPerLink: 1, links: make(map[string]*share)}}}
 	gateway.now = &l.now
 
 	consumer, server := netip.MustParseAddrPort("100.64.1.1:5000"), netip.MustParseAddrPort("100.65.0.0:443")
-	c := &conn{state: open, identity: Identity{IdleTimeout: 100 * time.Second}, moved: 1000, check: 1100}
+	share, err := l.server.occupancy.enter("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &conn{state: open, share: share, identity: Identity{IdleTimeout: 100 * time.Second}, moved: 1000, check: 1100}
 	l.conns = []*conn{c}
 	for which, peer := range []netip.AddrPort{consumer, server} {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,21 @@ const (
 	connectionsPerPipe = 8
 	// One connection of so many is not for any single link, if nobody says how many it may have.
 	othersShare = 20
+)
+
+// Windows: what a stream's sender may have under way, in bytes. The kernel would let each grow to net.ipv4.tcp_rmem, some
+// MB, whether or not anybody takes it, and all sockets of the machine share net.ipv4.tcp_mem: some hundred connections on
+// which a consumer asks for much and reads nothing would leave everybody else's a crawl.
+const (
+	firstWindow = 64 << 10
+	maxWindow   = 4 << 20
+	// takenPerWindow is how many windows' worth the other end has to have taken before it may have twice as much.
+	takenPerWindow = 4
+	// What streams may have beyond their first windows, in all and of one link.
+	allWindows  = 512 << 20
+	linkWindows = allWindows / 8
+	// A link's stuck streams may hold one in so many of the pipes.
+	heldShare = 2
 )
 
 // Capacity is what the descriptor limit allows.
@@ -64,28 +80,60 @@ var (
 	errTooManyForLink = errors.New("limit of the link's proxied connections reached")
 )
 
-// occupancy counts connections, in all and per link. Shared by the event loops.
+// occupancy counts connections and what they hold, in all and per link. Shared by the event loops.
 type occupancy struct {
 	max, maxPerLink int
+	maxHeld         int64 // pipes of one link's stuck streams
+	windows         atomic.Int64
 
 	mu    sync.Mutex
 	total int
-	links map[string]int
+	links map[string]*share
 }
 
-// enter counts a connection, or says which limit it meets.
-func (o *occupancy) enter(link string) error {
+// share is what one link's connections have.
+type share struct {
+	connections int          // guarded by the occupancy's mu
+	windows     atomic.Int64 // beyond the first ones, bytes
+	held        atomic.Int64 // pipes with data that no sink takes
+}
+
+// enter counts a connection and returns its link's share, or says which limit it meets.
+func (o *occupancy) enter(link string) (*share, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.total >= o.max {
-		return errTooMany
+		return nil, errTooMany
 	}
-	if o.links[link] >= o.maxPerLink {
-		return errTooManyForLink
+	s := o.links[link]
+	if s == nil {
+		s = new(share)
 	}
+	if s.connections >= o.maxPerLink {
+		return nil, errTooManyForLink
+	}
+	o.links[link] = s
 	o.total++
-	o.links[link]++
-	return nil
+	s.connections++
+	return s, nil
+}
+
+// widen lets a stream have more bytes under way, unless its link or all have as many as they may.
+func (o *occupancy) widen(s *share, more int64) bool {
+	if s.windows.Add(more) <= linkWindows {
+		if o.windows.Add(more) <= allWindows {
+			return true
+		}
+		o.windows.Add(-more)
+	}
+	s.windows.Add(-more)
+	return false
+}
+
+// narrow takes back what widen gave.
+func (o *occupancy) narrow(s *share, less int64) {
+	s.windows.Add(-less)
+	o.windows.Add(-less)
 }
 
 // leave takes back what enter counted.
@@ -93,7 +141,8 @@ func (o *occupancy) leave(link string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.total--
-	if o.links[link]--; o.links[link] == 0 {
+	s := o.links[link]
+	if s.connections--; s.connections == 0 {
 		delete(o.links, link)
 	}
 }

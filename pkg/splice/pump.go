@@ -61,7 +61,7 @@ func (l *loop) pump(c *conn, from side) (outcome, error) {
 	if s.passed {
 		return waiting, nil
 	}
-	defer l.putEmptyPipe(s)
+	defer l.putEmptyPipe(c, s)
 
 	for left := budget; left > 0; {
 		if blocked, err := l.drain(c, from); blocked || err != nil {
@@ -87,6 +87,7 @@ func (l *loop) pump(c *conn, from side) (outcome, error) {
 			s.ended = true
 		default:
 			l.count(c, from, n)
+			l.widen(c, from)
 			left -= n
 		}
 	}
@@ -115,6 +116,7 @@ func (l *loop) drain(c *conn, from side) (blocked bool, err error) {
 			return false, err
 		}
 		s.pipe.held -= n
+		s.taken += n
 		c.moved = l.now
 	}
 	return false, nil
@@ -126,7 +128,7 @@ func (l *loop) drain(c *conn, from side) (blocked bool, err error) {
 func (l *loop) fill(c *conn, from side) (int, error) {
 	s, source := &c.streams[from], &c.ends[from]
 	if s.pipe == nil {
-		s.pipe = l.takePipe()
+		s.pipe = l.takePipe(c)
 	}
 	if s.pipe == nil || source.urgent {
 		return l.peek(c, from)
@@ -170,6 +172,7 @@ func (l *loop) copy(c *conn, from side) (int, error) {
 			return 0, err
 		}
 	}
+	s.taken += sent
 	if sent == n {
 		return n, nil
 	}
@@ -184,7 +187,7 @@ func (l *loop) copy(c *conn, from side) (int, error) {
 // peek moves one piece through memory when no pipe is to be had, and past urgent data, at which
 // splice(2) stops. What the sink does not take stays with the source.
 func (l *loop) peek(c *conn, from side) (int, error) {
-	source, sink := &c.ends[from], &c.ends[from.other()]
+	s, source, sink := &c.streams[from], &c.ends[from], &c.ends[from.other()]
 	if !sink.writable {
 		return 0, unix.EAGAIN
 	}
@@ -195,6 +198,8 @@ func (l *loop) peek(c *conn, from side) (int, error) {
 		}
 		return 0, err
 	}
+	s.bulk = n >= smallSize
+	l.widen(c, from)
 	sent, err := send(sink.fd, l.buffer[:n])
 	if again(err) {
 		if failure := l.full(c, from.other()); failure != nil {
@@ -209,6 +214,7 @@ func (l *loop) peek(c *conn, from side) (int, error) {
 		return 0, err
 	}
 	l.counts.copied.Add(1)
+	s.taken += sent
 	return sent, nil
 }
 
@@ -236,8 +242,34 @@ func (l *loop) count(c *conn, from side, n int) {
 	}
 }
 
-// takePipe returns an empty pipe, or nil if there are as many as there may be.
-func (l *loop) takePipe() *pipe {
+// widen lets a stream's sender have the more under way the more of it was taken. What comes in small pieces needs no call:
+// the kernel begins with the first window, and gives more only for more than that read within a round trip. What comes in
+// large ones is told before the first of them is read: a window that has been offered cannot be taken back.
+func (l *loop) widen(c *conn, from side) {
+	s := &c.streams[from]
+	switch {
+	case s.window == 0:
+		if !s.bulk {
+			return
+		}
+		s.window = firstWindow
+	case s.window >= maxWindow || s.taken < takenPerWindow*s.window || !l.server.occupancy.widen(c.share, int64(s.window)):
+		return
+	default:
+		s.window *= 2
+	}
+	// Buffers that are set do not grow by themselves any more. A refusal leaves those there are.
+	source, sink := c.ends[from].fd, c.ends[from.other()].fd
+	_ = unix.SetsockoptInt(source, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, s.window)
+	_ = unix.SetsockoptInt(source, unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, s.window)
+	_ = unix.SetsockoptInt(sink, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, s.window)
+}
+
+// takePipe returns an empty pipe, or nil if there are as many as there may be, or the link's stuck streams hold enough.
+func (l *loop) takePipe(c *conn) *pipe {
+	if c.share.held.Load() >= l.server.occupancy.maxHeld {
+		return nil
+	}
 	if last := len(l.free) - 1; last >= 0 {
 		p := l.free[last]
 		l.free = l.free[:last]
@@ -263,19 +295,28 @@ func (l *loop) takePipe() *pipe {
 }
 
 // putEmptyPipe takes back a stream's pipe unless it holds data.
-func (l *loop) putEmptyPipe(s *stream) {
-	if s.pipe != nil && s.pipe.held == 0 {
-		l.putPipe(s)
+func (l *loop) putEmptyPipe(c *conn, s *stream) {
+	switch {
+	case s.pipe == nil:
+	case s.pipe.held == 0:
+		l.putPipe(c, s)
+	case !s.held:
+		s.held = true
+		c.share.held.Add(1)
 	}
 }
 
 // putPipe takes back a stream's pipe, with data in it only to be thrown away.
-func (l *loop) putPipe(s *stream) {
+func (l *loop) putPipe(c *conn, s *stream) {
 	p := s.pipe
 	if p == nil {
 		return
 	}
 	s.pipe = nil
+	if s.held {
+		s.held = false
+		c.share.held.Add(-1)
+	}
 	if p.held > 0 || len(l.free) >= keptPipes {
 		l.discard(p)
 		return

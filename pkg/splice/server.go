@@ -92,7 +92,7 @@ func New(namespace Namespace, config Config, log logrus.FieldLogger) (*Server, e
 
 	s := &Server{
 		config: config, capacity: capacity, namespace: namespace, log: log, start: time.Now(),
-		occupancy: occupancy{max: capacity.Connections, maxPerLink: config.MaxPerLink, links: make(map[string]int)},
+		occupancy: occupancy{max: capacity.Connections, maxPerLink: config.MaxPerLink, maxHeld: int64(max(1, capacity.Pipes/heldShare)), links: make(map[string]*share)},
 	}
 	s.pipes.Store(int64(capacity.Pipes))
 	for n := range config.Loops {
