@@ -14,5 +14,5 @@
 //
 // As root: go test ./pkg/dataplane/faults. FAULTS_KILLS and FAULTS_UPGRADES change how often the daemon
 // is killed (100) and replaced (20); cmd/privlink does the same to `privlink run`, under real
-// programs. FAULTS_ALONE=1 adds the test that needs the machine to itself.
+// programs. FAULTS_ALONE=1 adds the tests that need the machine to themselves.
 package faults

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,13 +16,16 @@ import (
 )
 
 // neighbourVariable says what the test binary is, in a process of its own that is bound to one processor:
-// "server", "client" or "attacker".
+// "server", "client", "attacker", "loris" or "holder".
 const neighbourVariable = "FAULTS_NEIGHBOUR"
 
-// Ports of the server.
+// Ports of the servers. Behind a service with PROXY headers they want one.
 const (
-	portSink = 7100 // reads to the end and says how much that was
-	portOne  = 7101 // one byte back
+	portSink        = 7100 // reads to the end and says how much that was
+	portOne         = 7101 // one byte back
+	portSinkProxied = 7102
+	portOneProxied  = 7103
+	portHolder      = 7104 // a byte back, and what is asked for by the first
 )
 
 // What the client does when it is asked for a round.
@@ -29,7 +33,7 @@ const (
 	bulkTime    = 200 * time.Millisecond
 	connections = 40 // one every connectionPace
 	pace        = 5 * time.Millisecond
-	patience    = 5 * time.Second // for one connection: longer than three lost SYNs take
+	patience    = 10 * time.Second // for one connection: longer than three lost SYNs take
 )
 
 // share is what the client got in one round.
@@ -44,31 +48,50 @@ func beNeighbour(role string, args []string) error {
 	case "server":
 		return beServer(args[0])
 	case "client":
-		return beClient(args[0], args[1])
+		return beClient(args[0], args[1], args[2])
 	case "attacker":
 		return beAttacker(args[0])
+	case "loris":
+		return beLoris(args[0], args[1])
+	case "holder":
+		return beHolder(args[0], len(args) > 1)
 	}
 	return fmt.Errorf("nobody is a %q", role)
 }
 
 func beServer(ip string) error {
-	one, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", ip, portOne))
-	if err != nil {
-		return err
-	}
-	go accept(one, func(c net.Conn) { _, _ = io.CopyN(c, c, 1) }) // whoever does not get its byte notices
-	sink, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", ip, portSink))
-	if err != nil {
-		return err
-	}
-	fmt.Println("ready")
-	accept(sink, func(c net.Conn) {
+	one := func(c net.Conn) { _, _ = io.CopyN(c, c, 1) } // whoever does not get its byte notices
+	sink := func(c net.Conn) {
 		n, err := io.Copy(io.Discard, c)
 		if err == nil {
 			_ = binary.Write(c, binary.BigEndian, n) // the same
 		}
-	})
-	return nil
+	}
+	for port, serve := range map[int]func(net.Conn){
+		portOne: one, portSink: sink, portOneProxied: behindHeader(one), portSinkProxied: behindHeader(sink),
+	} {
+		l, err := net.Listen("tcp4", fmt.Sprintf("%s:%d", ip, port))
+		if err != nil {
+			return err
+		}
+		go accept(l, serve)
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+// behindHeader serves what comes behind a PROXY header of version 2.
+func behindHeader(serve func(net.Conn)) func(net.Conn) {
+	return func(c net.Conn) {
+		head := make([]byte, 16)
+		if _, err := io.ReadFull(c, head); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint16(head[14:]))); err != nil {
+			return
+		}
+		serve(c)
+	}
 }
 
 func accept(l net.Listener, serve func(net.Conn)) {
@@ -85,7 +108,7 @@ func accept(l net.Listener, serve func(net.Conn)) {
 }
 
 // beClient does a round whenever something connects to its socket, and writes its share there.
-func beClient(socket, ip string) error {
+func beClient(socket, sink, single string) error {
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
@@ -96,7 +119,7 @@ func beClient(socket, ip string) error {
 		if err != nil {
 			return err
 		}
-		s, err := round(ip)
+		s, err := round(sink, single)
 		if err != nil {
 			s.Err = err.Error()
 		}
@@ -107,8 +130,8 @@ func beClient(socket, ip string) error {
 	}
 }
 
-func round(ip string) (s share, err error) {
-	if s.Rate, err = bulk(fmt.Sprintf("%s:%d", ip, portSink)); err != nil {
+func round(sink, single string) (s share, err error) {
+	if s.Rate, err = bulk(sink); err != nil {
 		return s, err
 	}
 	done := make(chan bool, connections)
@@ -116,7 +139,7 @@ func round(ip string) (s share, err error) {
 	defer next.Stop()
 	for range connections {
 		<-next.C
-		go func() { done <- one(fmt.Sprintf("%s:%d", ip, portOne)) == nil }()
+		go func() { done <- one(single) == nil }()
 	}
 	for range connections {
 		if <-done {
@@ -202,17 +225,17 @@ func beAttacker(file string) error {
 }
 
 // neighbour starts one in a namespace, bound to a processor, and waits until it is ready.
-func (r *rig) neighbour(n *lab.Namespace, cpu int, role string, args ...string) *lab.Process {
-	r.t.Helper()
-	cmd := taskset(r.t, cpu, args)
+func neighbour(t *testing.T, n *lab.Namespace, cpu int, role string, args ...string) *lab.Process {
+	t.Helper()
+	cmd := taskset(t, cpu, args)
 	cmd.Env = append(os.Environ(), neighbourVariable+"="+role)
-	p := n.StartCommand(r.t.Context(), cmd)
-	r.Wait("the "+role, 20*time.Second, func() error {
+	p := n.StartCommand(t.Context(), cmd)
+	n.Lab().Wait("the "+role, 60*time.Second, func() error {
 		if p.Output() == "" {
 			return errEarly
 		}
 		if p.Output() != "ready\n" {
-			r.t.Fatal(p.Output())
+			t.Fatal(p.Output())
 		}
 		return nil
 	})

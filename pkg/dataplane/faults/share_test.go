@@ -77,9 +77,9 @@ func TestHostile_FullRate_OthersKeepTheirShare(t *testing.T) {
 			r.state.RuleSets = append(r.state.RuleSets, own)
 			r.state.Links[0].RuleSet = "own"
 			r.open()
-			defer r.neighbour(r.backend, victimCPU, "server", backendIP).Kill()
+			defer neighbour(t, r.backend, victimCPU, "server", backendIP).Kill()
 			socket := r.Path("client")
-			defer r.neighbour(r.consumers[1], victimCPU, "client", socket, endpointIP).Kill()
+			defer neighbour(t, r.consumers[1], victimCPU, "client", socket, address(endpointIP, portSink), address(endpointIP, portOne)).Kill()
 
 			a := &attack{own: r.consumers[0].MAC("eth0"), gateway: r.gw.MAC("c1")}
 			kind.build(a)
@@ -93,7 +93,9 @@ func TestHostile_FullRate_OthersKeepTheirShare(t *testing.T) {
 			file.Close()
 			elsewhere := r.Namespace("elsewhere")
 			beside := r.VM(elsewhere, "beside", clientIP+"/16", lab.VethOptions{})
-			r.shares(socket, r.flooder(r.consumers[0], r.gw, "c1", file.Name()), r.flooder(beside, elsewhere, "beside", file.Name()))
+			attacker := flood(t, r.consumers[0], r.gw, "c1", "attacker", file.Name())
+			control := flood(t, beside, elsewhere, "beside", "attacker", file.Name())
+			shares(t, side{socket, attacker}, side{socket, control}, leastFlood)
 		})
 	}
 }
@@ -128,34 +130,40 @@ func bind(t *testing.T, cpu int) {
 
 // flooder is a process that sends frames at full rate when it is told to.
 type flooder struct {
-	r       *rig
 	process *lab.Process
 	far     *lab.Namespace // where its frames arrive
 	name    string
 }
 
-func (r *rig) flooder(n, far *lab.Namespace, name, file string) *flooder {
-	r.t.Helper()
-	f := &flooder{r: r, process: r.neighbour(n, attackerCPU, "attacker", file), far: far, name: name}
-	r.t.Cleanup(f.process.Kill)
-	f.signal(unix.SIGSTOP)
+// flood starts one in a namespace, stopped until its first round; its frames arrive at an interface of another one.
+func flood(t *testing.T, n, far *lab.Namespace, name, role string, args ...string) *flooder {
+	t.Helper()
+	f := &flooder{process: neighbour(t, n, attackerCPU, role, args...), far: far, name: name}
+	t.Cleanup(f.process.Kill)
+	f.signal(t, unix.SIGSTOP)
 	return f
 }
 
-func (f *flooder) signal(s unix.Signal) {
-	f.r.t.Helper()
+func (f *flooder) signal(t *testing.T, s unix.Signal) {
+	t.Helper()
 	if err := f.process.Signal(s); err != nil {
-		f.r.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
-func (f *flooder) received() uint64 {
-	f.r.t.Helper()
+func (f *flooder) received(t *testing.T) uint64 {
+	t.Helper()
 	l, err := f.far.Netlink().LinkByName(f.name)
 	if err != nil {
-		f.r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return l.Attrs().Statistics.RxPackets
+}
+
+// side is who is measured, and who sends meanwhile; nil = nobody.
+type side struct {
+	socket string // of the client
+	beside *flooder
 }
 
 // tally is what the other consumer got in the rounds of one kind, and how many frames arrived meanwhile.
@@ -167,38 +175,39 @@ type tally struct {
 
 func (s *tally) asked() int { return s.rounds * connections }
 
-// during does a round of the other consumer's while this sends; nil sends nothing.
-func (s *tally) during(t *testing.T, socket string, f *flooder) {
+// during does a round of the other consumer's while somebody sends.
+func (s *tally) during(t *testing.T, of side) {
 	t.Helper()
+	f := of.beside
 	var before uint64
 	if f != nil {
-		f.signal(unix.SIGCONT)
-		before = f.received()
+		f.signal(t, unix.SIGCONT)
+		before = f.received(t)
 	}
-	got := ask(t, socket)
+	got := ask(t, of.socket)
 	if f != nil {
-		s.frames += f.received() - before
-		f.signal(unix.SIGSTOP)
+		s.frames += f.received(t) - before
+		f.signal(t, unix.SIGSTOP)
 	}
 	s.rates, s.opened, s.rounds = append(s.rates, got.Rate), s.opened+got.Opened, s.rounds+1
 }
 
-// shares compares rounds under attack with rounds in which the attacker's processor is as busy elsewhere.
-func (r *rig) shares(socket string, attacker, beside *flooder) {
-	t := r.t
+// shares compares rounds under attack with rounds in which the attacker's processor is as busy elsewhere; in each
+// round at least so many frames arrive. It returns the control's throughput.
+func shares(t *testing.T, attack, control side, least uint64) (rate float64) {
 	t.Helper()
 	var idle, busy, attacked tally
 	for range idleRounds {
-		idle.during(t, socket, nil)
+		idle.during(t, side{control.socket, nil})
 	}
 	var ratios []float64
 	for len(ratios) < mostRounds {
 		if len(ratios)%2 == 0 {
-			busy.during(t, socket, beside)
-			attacked.during(t, socket, attacker)
+			busy.during(t, control)
+			attacked.during(t, attack)
 		} else {
-			attacked.during(t, socket, attacker)
-			busy.during(t, socket, beside)
+			attacked.during(t, attack)
+			busy.during(t, control)
 		}
 		ratios = append(ratios, attacked.rates[len(ratios)]/busy.rates[len(ratios)])
 		if len(ratios) == fewRounds && median(ratios) >= leastRate {
@@ -210,7 +219,7 @@ func (r *rig) shares(socket string, attacker, beside *flooder) {
 		len(ratios), share, slices.Min(ratios), slices.Max(ratios), attacked.opened, attacked.asked(), attacked.frames, busy.frames,
 		median(attacked.rates)/median(idle.rates), median(idle.rates)/1e6)
 	for what, s := range map[string]*tally{"attack": &attacked, "control": &busy} {
-		if s.frames < uint64(s.rounds)*leastFlood {
+		if s.frames < uint64(s.rounds)*least {
 			t.Errorf("that was no %s: %d frames", what, s.frames)
 		}
 	}
@@ -225,7 +234,10 @@ func (r *rig) shares(socket string, attacker, beside *flooder) {
 	if float64(attacked.opened) < leastOpened*float64(busy.opened) {
 		t.Errorf("the other consumer keeps %d of %d new connections", attacked.opened, busy.opened)
 	}
+	return median(busy.rates)
 }
+
+func address(ip string, port int) string { return fmt.Sprintf("%s:%d", ip, port) }
 
 func median(list []float64) float64 {
 	sorted := slices.Sorted(slices.Values(list))
