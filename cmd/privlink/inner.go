@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"path/filepath"
@@ -54,8 +55,7 @@ func openInside(bpffs string, limits splice.Config, log logrus.FieldLogger) (*in
 	}
 	server, err := splice.New(network, limits, log.WithField("part", "splice"))
 	if err != nil {
-		network.Close()
-		return nil, err
+		return nil, errors.Join(err, network.Abandon())
 	}
 	return &inside{log: log, network: network, splice: server}, nil
 }
@@ -83,10 +83,14 @@ func (in *inside) run(ctx context.Context, plane *dataplane.Dataplane) error {
 	return err
 }
 
-// close releases handles; network and namespace stay for the next daemon.
-func (in *inside) close() error {
+// close releases handles; network and namespace stay for the next daemon if this one has served, or if they are an earlier
+// one's.
+func (in *inside) close(served bool) error {
 	if in.dialer != nil {
 		in.dialer.Close()
+	}
+	if !served {
+		return in.network.Abandon()
 	}
 	return in.network.Close()
 }

@@ -133,7 +133,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	case err != nil:
 		return explainKernel(err, kernelRelease(), dataplane.MissingFeatures)
 	}
-	defer func() { err = errors.Join(err, inside.close()) }()
+	defer func() { err = errors.Join(err, inside.close(d.serves)) }()
 	// Ports that somebody else has are found out before anything in the kernel changes. Who connects to ours waits.
 	listeners, err := listenTCP(config.tcp())
 	if err != nil {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	gomaps "maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,19 +117,21 @@ func wantReplaced(t *testing.T, before, now map[string]ebpf.ProgramID) {
 func TestUpgrade_StartFails_OldProgramsStayAndNothingLost(t *testing.T) {
 	l, d, c := loadedGateway(t, lab.DaemonOptions{})
 	cert, key := l.Authority().Issue("gateway", net.IPv4(127, 0, 0, 1))
-	config := l.WriteFile("config.yaml", []byte("listen:\n- {address: \"127.0.0.1:9443\", certificate: "+cert+", key: "+key+"}\n"))
+	listen := "listen:\n- {address: \"127.0.0.1:9443\", certificate: " + cert + ", key: " + key + "}\n"
+	config, badSuffix := l.WriteFile("config.yaml", []byte(listen)), l.WriteFile("suffix.yaml", []byte(listen+"aliasSuffix: one-label\n"))
 	before := attachedPrograms(t, d.BPFFS)
 	if len(before) < 3 {
 		t.Fatalf("attached are %v", before)
 	}
 	d.Stop()
 	for _, test := range []struct {
-		what, says string
-		loads      bool // its programs
-		occupy     func() (net.Listener, error)
+		what, says, config string
+		loads              bool // its programs
+		occupy             func() (net.Listener, error)
 	}{
-		{"TLS port", "address already in use", false, func() (net.Listener, error) { return d.Namespace.Listen("tcp4", "127.0.0.1:9443") }},
-		{"socket", "choose another --socket", true, func() (net.Listener, error) {
+		{"TLS port", "address already in use", config, false, func() (net.Listener, error) { return d.Namespace.Listen("tcp4", "127.0.0.1:9443") }},
+		{"control plane", `make controller: alias suffix "one-label"`, badSuffix, true, func() (net.Listener, error) { return d.Namespace.Listen("tcp4", "127.0.0.1:9444") }},
+		{"socket", "choose another --socket", config, true, func() (net.Listener, error) {
 			if err := os.Remove(d.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return nil, err
 			}
@@ -139,7 +143,7 @@ func TestUpgrade_StartFails_OldProgramsStayAndNothingLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 3 {
-			p := d.Namespace.Start(t.Context(), d.Binary, "run", "--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS, "--config", config)
+			p := d.Namespace.Start(t.Context(), d.Binary, "run", "--state-dir", d.StateDir, "--socket", d.Socket, "--bpffs", d.BPFFS, "--config", test.config)
 			l.Wait("the daemon to give up", 20*time.Second, func() error {
 				select {
 				case <-p.Exited():
@@ -196,4 +200,59 @@ func TestUpgrade_OtherLayoutOfConfiguration_NothingLost(t *testing.T) {
 		before = now
 	}
 	wantNothingLost(t, c)
+}
+
+// A first start that fails, wherever that is, leaves nothing in the kernel of what it had made until then.
+func TestRun_FirstStartFails_NothingIsLeft(t *testing.T) {
+	l := lab.New(t)
+	binary, gw := l.Build(t.Context(), "./cmd/privlink"), l.Namespace("gateway")
+	for _, name := range []string{"eth1", "eth2"} {
+		l.Veth(gw, name, l.Namespace(name), "eth0", lab.VethOptions{})
+	}
+	occupied := l.Path("occupied")
+	other, err := net.Listen("unix", occupied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	suffix, proxied := l.WriteFile("suffix.yaml", []byte("aliasSuffix: one-label\n")), l.WriteFile("proxied.yaml", []byte("proxyConnections: 1000000000\n"))
+	without := func(capability string) []string {
+		return []string{"setpriv", "--bounding-set", "-" + capability, "--inh-caps", "-all"}
+	}
+	for i, test := range []struct {
+		what, says string
+		before     []string // of the command
+		args       []string
+		bare       bool // the folder of the pins is there, with nothing in it
+	}{
+		{"veth", "make veth", without("net_admin"), nil, false},
+		{"splice", "1000000000", nil, []string{"--config", proxied}, false},
+		{"dataplane", "open packet socket", without("net_raw"), nil, false},
+		{"control plane", "make controller", nil, []string{"--config", suffix}, false},
+		{"socket", "another daemon answers", nil, []string{"--socket", occupied}, false},
+		{"socket, bare folder", "another daemon answers", nil, []string{"--socket", occupied}, true},
+	} {
+		t.Run(strings.ReplaceAll(test.what, " ", "_"), func(t *testing.T) {
+			bpffs := l.BPFFS(fmt.Sprint("pins", i))
+			if test.bare {
+				if err := os.MkdirAll(bpffs, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				defer os.Remove(bpffs)
+			}
+			before := surroundings(t, l, gw)
+			command := append(slices.Clone(test.before), binary, "run", "--state-dir", filepath.Join(t.TempDir(), "state"), "--bpffs", bpffs)
+			if !slices.Contains(test.args, "--socket") {
+				command = append(command, "--socket", l.Path("socket"))
+			}
+			p := gw.Start(t.Context(), command[0], append(command[1:], test.args...)...)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			var exit *exec.ExitError
+			if err := p.Wait(ctx); !errors.As(err, &exit) || !strings.Contains(p.Output(), test.says) {
+				t.Fatalf("it ended with %v and said\n%s\nwant %q", err, p.Output(), test.says)
+			}
+			wantSame(t, "a start that failed", before, surroundings(t, l, gw))
+		})
+	}
 }

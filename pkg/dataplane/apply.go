@@ -24,6 +24,7 @@ func (d *Dataplane) Apply(ctx context.Context, state State) (Result, error) {
 	if d.closed {
 		return Result{}, fmt.Errorf("apply revision %d: %w", state.Revision, ErrClosed)
 	}
+	d.folder.bare = false // what the State needs is there for good
 	wanted := attachmentsOf(state)
 	if d.mustReadDevices(wanted) {
 		if err := d.readDevices(); err != nil {

@@ -28,6 +28,8 @@ var ErrLocked = errors.New("another privlink uses it")
 type folder struct {
 	path string
 	lock *os.File
+	// made says that there was no folder before, bare that nothing was in it.
+	made, bare bool
 }
 
 // openFolder makes, mounts where necessary, and locks the folder.
@@ -42,13 +44,24 @@ func openFolder(path string) (*folder, error) {
 	if strings.Contains(filepath.Base(path), ".") {
 		return nil, fmt.Errorf("open bpffs folder %s: the kernel allows no dots in names there", path)
 	}
+	_, err := os.Stat(path)
+	made := errors.Is(err, os.ErrNotExist)
 	if err := mountBPFFS(path); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make bpffs folder %s: %w", path, err)
 	}
-	return lockFolder(path)
+	f, err := lockFolder(path)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("list bpffs folder %s: %w", path, err), f.close())
+	}
+	f.made, f.bare = made, len(entries) == 0
+	return f, nil
 }
 
 // lockFolder locks a folder that exists.
@@ -136,8 +149,20 @@ func (f *folder) allLinks() (map[string][2]string, error) {
 	return all, nil
 }
 
-// remove removes the folder with all pins, and the mount if the folder is one's root.
-func (f *folder) remove() error {
+// undo makes a folder that was bare when it was opened bare again, or removes it if there was none.
+func (f *folder) undo() error {
+	switch {
+	case !f.bare:
+		return nil
+	case f.made:
+		return f.remove()
+	default:
+		return f.clear()
+	}
+}
+
+// clear removes all pins.
+func (f *folder) clear() error {
 	var failed []error
 	for _, sub := range []string{"links", "programs", "maps", "maps-new", "next"} {
 		failed = append(failed, removeTree(filepath.Join(f.path, sub)))
@@ -145,6 +170,12 @@ func (f *folder) remove() error {
 	if err := os.Remove(f.iterator()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		failed = append(failed, err)
 	}
+	return errors.Join(failed...)
+}
+
+// remove removes the folder with all pins, and the mount if the folder is one's root.
+func (f *folder) remove() error {
+	failed := []error{f.clear()}
 	if isMountPoint(f.path) {
 		f.lock.Close()
 		if err := unix.Unmount(f.path, 0); err != nil {
@@ -182,7 +213,13 @@ func isMountPoint(path string) bool {
 	return own.Dev != parent.Dev
 }
 
-func (f *folder) close() error { return f.lock.Close() }
+// close gives the lock away, which remove may have done.
+func (f *folder) close() error {
+	if err := f.lock.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // PinnedLink is a pinned attachment of a program to an interface.
 type PinnedLink struct {

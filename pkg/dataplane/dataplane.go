@@ -160,6 +160,9 @@ func Open(ctx context.Context, opts Options) (_ *Dataplane, err error) {
 			if d.k != nil {
 				err = errors.Join(err, d.k.abandonMigration(d.folder))
 			}
+			if d.folder != nil {
+				err = errors.Join(err, d.folder.undo())
+			}
 			d.letGo()
 		}
 	}()
@@ -441,12 +444,15 @@ func (d *Dataplane) Keep() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.before.forget()
+	d.folder.bare = false
 }
 
 // Abandon is Close for one who cannot do its work after all: attachments get the programs back that they had before
-// Open, so that a new version that fails at its start leaves the old one's in force. After Keep, or where maps were
-// replaced (see migration), it is Close.
-func (d *Dataplane) Abandon() error { return d.end((*replaced).undo) }
+// Open, so that a new version that fails at its start leaves the old one's in force, and where nothing was pinned, nothing
+// stays. After Keep or Apply, or where maps were replaced (see migration), it is Close.
+func (d *Dataplane) Abandon() error {
+	return d.end(func(before *replaced) error { return errors.Join(before.undo(), d.folder.undo()) })
+}
 
 // Close stops sweeping and watching and lets go of everything; the kernel goes on forwarding with what it has.
 func (d *Dataplane) Close() error {

@@ -49,6 +49,7 @@ func (c Config) withDefaults() Config {
 type Network struct {
 	config Config
 	inside netns.NsHandle
+	made   bool // by Setup, all of it: nothing of these names was there
 }
 
 // ErrInUse says that another process has the inner VNet.
@@ -56,10 +57,10 @@ var ErrInUse = errors.New("another privlink uses it")
 
 // Setup makes the namespace and the veth pair, or adopts them, and brings everything up.
 // The gateway's end lies in the caller's namespace. Until Close nobody else can Setup the same one
-// (ErrInUse): two listeners would share its connections.
+// (ErrInUse): two listeners would share its connections. A Setup that fails leaves nothing where nothing was.
 func Setup(config Config) (*Network, error) {
 	config = config.withDefaults()
-	inside, err := openNamespace(config.Namespace)
+	inside, made, err := openNamespace(config.Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -70,12 +71,12 @@ func Setup(config Config) (*Network, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("lock namespace %s: %w", config.Namespace, err), inside.Close())
 	}
-	n := &Network{config: config, inside: inside}
+	n := &Network{config: config, inside: inside, made: made}
 	if err := n.connect(); err != nil {
-		return nil, errors.Join(err, inside.Close())
+		return nil, errors.Join(err, n.Abandon())
 	}
 	if err := n.Do(n.configure); err != nil {
-		return nil, errors.Join(err, inside.Close())
+		return nil, errors.Join(err, n.Abandon())
 	}
 	return n, nil
 }
@@ -110,6 +111,15 @@ func (n *Network) Interface() string { return n.config.Interface }
 
 // Close releases the handle; namespace and veth stay.
 func (n *Network) Close() error { return n.inside.Close() }
+
+// Abandon is Close for one who cannot do its work after all: what Setup made is removed, what it adopted stays.
+func (n *Network) Abandon() error {
+	var err error
+	if n.made {
+		err = Remove(n.config)
+	}
+	return errors.Join(err, n.inside.Close())
+}
 
 // Do runs fn on a thread inside the namespace: sockets that fn makes stay there. The thread
 // comes back afterwards; if it cannot, it ends with its goroutine instead of being used again.
@@ -146,18 +156,18 @@ func (n *Network) Enter() error {
 }
 
 // openNamespace opens the named namespace, after making it if there is none.
-func openNamespace(name string) (netns.NsHandle, error) {
+func openNamespace(name string) (inside netns.NsHandle, made bool, err error) {
 	if handle, err := netns.GetFromName(name); err == nil {
 		if isNamespace(handle) {
-			return handle, nil
+			return handle, false, nil
 		}
 		handle.Close()
 	}
 	if err := deleteNamespace(name); err != nil {
-		return netns.None(), fmt.Errorf("clear namespace %s: %w", name, err)
+		return netns.None(), false, fmt.Errorf("clear namespace %s: %w", name, err)
 	}
 	if err := shareFolder(namespaces); err != nil {
-		return netns.None(), fmt.Errorf("make namespace %s: %w", name, err)
+		return netns.None(), false, fmt.Errorf("make namespace %s: %w", name, err)
 	}
 
 	type result struct {
@@ -171,11 +181,11 @@ func openNamespace(name string) (netns.NsHandle, error) {
 		handle, err := netns.NewNamed(name)
 		done <- result{handle, err}
 	}()
-	made := <-done
-	if made.err != nil {
-		return netns.None(), fmt.Errorf("make namespace %s: %w (needs root)", name, made.err)
+	got := <-done
+	if got.err != nil {
+		return netns.None(), false, fmt.Errorf("make namespace %s: %w (needs root)", name, got.err)
 	}
-	return made.handle, nil
+	return got.handle, true, nil
 }
 
 // deleteNamespace deletes a name and what it names. A file without a namespace behind it is what an interrupted run
@@ -205,6 +215,7 @@ func (n *Network) connect() error {
 	case err == nil && n.hasInside():
 		return n.raise(outside)
 	case err == nil:
+		n.made = false
 		if err := netlink.LinkDel(outside); err != nil {
 			return fmt.Errorf("replace %s: %w", n.config.Interface, err)
 		}

@@ -254,3 +254,30 @@ func hasGRO(t *testing.T, device string) bool {
 	}
 	return value.data == 1
 }
+
+func TestAbandon_WhatSetupMadeIsGone_WhatItAdoptedStays(t *testing.T) {
+	config := testConfig(t)
+	there := func() bool {
+		n, err := Open(config)
+		if err == nil {
+			n.Close()
+		}
+		_, missing := netlink.LinkByName(config.Interface)
+		return err == nil && missing == nil
+	}
+	for _, adopted := range []bool{false, true} {
+		if adopted {
+			mustSetup(t, config).Close()
+		}
+		n, err := Setup(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Abandon(); err != nil {
+			t.Error(err)
+		}
+		if there() != adopted {
+			t.Errorf("network adopted: %t, still there: %t", adopted, there())
+		}
+	}
+}
