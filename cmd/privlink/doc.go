@@ -12,4 +12,5 @@
 //
 // Tests: go test ./cmd/privlink. They run the commands against a real server on a Unix
 // socket with a real store. Those that load the dataplane need root.
+// FAULTS_KILLS and FAULTS_UPGRADES change how often the daemon is killed (100) and replaced (20) under traffic.
 package main
