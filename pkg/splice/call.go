@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The system calls of an event loop. None of them blocks, so none is announced to Go's scheduler: an
-// announced one wakes the runtime's monitor thread if the process was idle, and that costs a
-// request more than moving its bytes.
+// The system calls of an event loop. None is announced to Go's scheduler: an announced one wakes the
+// runtime's monitor thread if the process was idle, and that costs a request more than moving its
+// bytes. None of them blocks but poll, which does so for some milliseconds at most.
 
 // result makes Go of what a system call returned.
 func result(n uintptr, errno unix.Errno) (int, error) {
@@ -22,9 +22,13 @@ func result(n uintptr, errno unix.Errno) (int, error) {
 	return int(n), nil
 }
 
-// poll is epoll_wait(2) without waiting.
-func poll(epoll int, events []unix.EpollEvent) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+// poll is epoll_wait(2), for so many milliseconds. A signal ends it like the time: the runtime's, that a
+// collection wants to begin, must not wait.
+func poll(epoll int, events []unix.EpollEvent, timeout int) (int, error) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(timeout), 0, 0)
+	if errno == unix.EINTR {
+		return 0, nil
+	}
 	return result(n, errno)
 }
 

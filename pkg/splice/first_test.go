@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 )
 
 // early connects a client that speaks before its connection is accepted; serve lets the splice begin.
@@ -94,16 +93,7 @@ func TestFirst_UrgentByte_IsAmongThem(t *testing.T) {
 // the timers stopped that would wake the loops every second: a wake-up that is lost leaves somebody waiting for ever.
 func TestLoop_NoTimer_NobodyIsForgotten(t *testing.T) {
 	r := startRig(t, func(c *Config, _ *fakeGateway) { c.Loops = 1 })
-	l := r.server.loops[0]
-	arm := func(ns int64) {
-		t.Helper()
-		every := unix.NsecToTimespec(ns)
-		if err := unix.TimerfdSettime(l.timer, 0, &unix.ItimerSpec{Interval: every, Value: every}, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	arm(0)
-	t.Cleanup(func() { arm(int64(time.Second)) }) // so that it ends, however it went
+	r.stopTimer()
 	go func() {
 		for {
 			c, err := r.backend.Accept()

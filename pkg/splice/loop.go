@@ -20,6 +20,16 @@ const (
 	socketEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 	// A loop's stock of sockets: entering the namespace costs more than making one.
 	stockSize = 16
+
+	// When events have followed so closely so often in a row, the next is waited for without leave of
+	// Go's scheduler, that is with the processor kept.
+	closely = 500 * time.Microsecond
+	often   = 16
+	// vigil is how long, in milliseconds. Longer than from one of the kernel's ticks to the next: a timer that is
+	// the next to expire costs each wait two writes to the clock, of which a hypervisor hears.
+	vigil = 5
+	// tenure is how long the processor may be kept before other goroutines get their turn.
+	tenure = 2 * time.Millisecond
 )
 
 // slot is what a descriptor stands for in a loop.
@@ -30,15 +40,20 @@ type slot struct {
 	generation int32
 }
 
-// loop is an event loop. Its goroutine owns everything except the queue of posted functions. It waits for
-// its epoll through the runtime's own, as any goroutine does for a connection: a thread that blocks in
-// epoll_wait(2) instead gives up its processor and takes it back with every request, by futexes and the
-// runtime's monitor.
+// loop is an event loop. Its goroutine owns everything except the queue of posted functions.
+//
+// It waits in two ways. Mostly through the runtime, as any goroutine does for a connection: a thread that blocks
+// in epoll_wait(2) gives up its processor and takes it back with every request, by futexes and the runtime's
+// monitor. But that way costs two polls and a turn of the scheduler, so while one event closely follows the
+// other the loop waits in epoll_wait(2) all the same, and keeps its processor: to the scheduler it computes.
 type loop struct {
 	server   *Server
 	number   int
 	epoll    int
-	file     *os.File // of epoll, for the runtime
+	bell     int           // an epoll that holds epoll and, while armed, wakes the runtime when that has events
+	file     *os.File      // of bell, for the runtime
+	turned   time.Duration // on the server's clock: the beginning of the last turn
+	followed int           // turns in a row that followed closely
 	listener int
 	timer    int // timerfd, once a second
 	wake     int // eventfd
@@ -64,7 +79,7 @@ type loop struct {
 
 func newLoop(s *Server, number int) (*loop, error) {
 	l := &loop{
-		server: s, number: number, epoll: -1, listener: -1, timer: -1, wake: -1,
+		server: s, number: number, epoll: -1, bell: -1, listener: -1, timer: -1, wake: -1,
 		ports: inner.NewPorts(number), buffer: make([]byte, copySize),
 	}
 	if err := l.open(); err != nil {
@@ -79,10 +94,16 @@ func (l *loop) open() error {
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("make epoll: %w", err)
 	}
-	if err := unix.SetNonblock(l.epoll, true); err != nil { // else os.NewFile would not wait by the runtime
+	if l.bell, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("make epoll: %w", err)
+	}
+	if err := unix.SetNonblock(l.bell, true); err != nil { // else os.NewFile would not wait by the runtime
 		return fmt.Errorf("make epoll non-blocking: %w", err)
 	}
-	l.file = os.NewFile(uintptr(l.epoll), "epoll")
+	l.file = os.NewFile(uintptr(l.bell), "epoll")
+	if err := control(l.bell, unix.EPOLL_CTL_ADD, l.epoll, &unix.EpollEvent{}); err != nil {
+		return fmt.Errorf("add epoll to epoll: %w", err)
+	}
 	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("make eventfd: %w", err)
 	}
@@ -159,10 +180,10 @@ func (l *loop) takePosted(last bool) []func() {
 func (l *loop) close() {
 	l.takePosted(true)
 	if l.file != nil {
-		_ = l.file.Close() // and with it epoll
-		l.file, l.epoll = nil, -1
+		_ = l.file.Close() // and with it the bell
+		l.file, l.bell = nil, -1
 	}
-	for _, fd := range []*int{&l.epoll, &l.listener, &l.timer, &l.wake} {
+	for _, fd := range []*int{&l.epoll, &l.bell, &l.listener, &l.timer, &l.wake} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1
@@ -182,30 +203,57 @@ func (l *loop) run() error {
 	var failure error
 	// The runtime calls this whenever something may have happened, and waits when it returns false.
 	err = raw.Read(func(uintptr) bool {
-		for !l.stopping && failure == nil {
-			n, err := poll(l.epoll, events)
-			if err != nil {
-				failure = fmt.Errorf("run event loop %d: poll: %w", l.number, err)
-			}
-			if more := l.turn(events[:n]); !more && n < len(events) {
-				return false
-			}
-		}
-		return true
+		failure = l.rounds(events)
+		return l.stopping || failure != nil
 	})
 	return errors.Join(failure, err)
 }
 
-// turn handles what happened, and what the last turn left over. more says that there may be something to
-// do that nothing will wake the loop for: a budget ran out, or a level-triggered descriptor was ready, which epoll
-// keeps in its list without telling. Everything else was told once, and what has happened since has
-// woken the runtime's epoll again; asking would be a system call for nothing, with every request.
-func (l *loop) turn(events []unix.EpollEvent) (more bool) {
+// rounds serves until the runtime is to wait: when nothing follows closely, or other goroutines should have a turn.
+func (l *loop) rounds(events []unix.EpollEvent) error {
+	// Taken from the bell, its event is not told again until it is armed.
+	if _, err := poll(l.bell, events, 0); err != nil {
+		return fmt.Errorf("run event loop %d: silence bell: %w", l.number, err)
+	}
+	begin, timeout := l.server.clock(), 0
+	for {
+		n, err := poll(l.epoll, events, timeout)
+		if err != nil {
+			return fmt.Errorf("run event loop %d: poll: %w", l.number, err)
+		}
+		now := l.server.clock()
+		l.turn(events[:n])
+		if l.stopping {
+			return nil
+		}
+		if l.followed++; n == 0 || now-l.turned > closely {
+			l.followed = 0
+		}
+		l.turned = now
+		switch {
+		case len(l.again) > 0:
+			timeout = 0
+		case l.followed >= often && now-begin < tenure:
+			timeout = vigil
+		default:
+			return l.arm()
+		}
+	}
+}
+
+// arm has the bell wake the runtime once, now if there is something already.
+func (l *loop) arm() error {
+	if err := control(l.bell, unix.EPOLL_CTL_MOD, l.epoll, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}); err != nil {
+		return fmt.Errorf("run event loop %d: arm bell: %w", l.number, err)
+	}
+	return nil
+}
+
+// turn handles what happened, and what the last turn left over.
+func (l *loop) turn(events []unix.EpollEvent) {
 	pressed := false
 	for i := range events {
-		fd := int(events[i].Fd)
-		pressed = pressed || fd == l.listener
-		more = more || fd == l.listener || fd == l.timer || fd == l.wake
+		pressed = pressed || int(events[i].Fd) == l.listener
 		l.handle(&events[i])
 	}
 	l.pressed = pressed
@@ -214,7 +262,6 @@ func (l *loop) turn(events []unix.EpollEvent) (more bool) {
 		l.ticked = l.now
 		l.tick()
 	}
-	return more || len(l.again) > 0
 }
 
 // end resets every connection and answers whoever still waits.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
@@ -119,6 +120,22 @@ func startRig(t *testing.T, configure func(*Config, *fakeGateway)) *rig {
 	})
 	t.Cleanup(r.stop)
 	return r
+}
+
+// stopTimer stops the timer that wakes the only loop every second, until the test is over: what nobody else
+// wakes the loop for stays undone.
+func (r *rig) stopTimer() {
+	r.t.Helper()
+	timer := r.server.loops[0].timer
+	arm := func(ns int64) error {
+		every := unix.NsecToTimespec(ns)
+		return unix.TimerfdSettime(timer, 0, &unix.ItimerSpec{Interval: every, Value: every}, nil)
+	}
+	if err := arm(0); err != nil {
+		r.t.Fatal(err)
+	}
+	// So that it ends, however it went; the loop may have ended with the test's context.
+	r.t.Cleanup(func() { _ = arm(int64(time.Second)) })
 }
 
 func mustListen(t *testing.T) *net.TCPListener {

@@ -184,8 +184,11 @@ func (s *Server) Stats() Stats {
 // Capacity returns the limits in force.
 func (s *Server) Capacity() Capacity { return s.capacity }
 
+// clock is the time since the start.
+func (s *Server) clock() time.Duration { return time.Since(s.start) }
+
 // now is the loops' clock: whole seconds since the start.
-func (s *Server) now() uint32 { return uint32(time.Since(s.start) / time.Second) }
+func (s *Server) now() uint32 { return uint32(s.clock() / time.Second) }
 
 // inside runs fn where sockets are to be made.
 func (s *Server) inside(fn func() error) error {
