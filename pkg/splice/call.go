@@ -92,6 +92,13 @@ func shut(fd int) error {
 	return err
 }
 
+// unacknowledged is how much of what was sent, an end of stream included, the far end has not acknowledged.
+func unacknowledged(fd int) (int, error) {
+	var n int32
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	return result(uintptr(n), errno)
+}
+
 // closeSocket is close(2): of a socket it neither blocks nor fails.
 func closeSocket(fd int) {
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0)

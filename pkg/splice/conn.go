@@ -35,7 +35,9 @@ type end struct {
 	writable    bool
 	urgent      bool // a byte of urgent data stops splice(2) here
 	ended       bool // epoll told of the end of the stream: it is to be read, whatever came before
-	watchedFull bool // epoll tells of room to write
+	watched     bool // by epoll
+	watchedFull bool // and it tells of room to write
+	odd         bool // has options that others have not
 	asked       uint32
 	asking      bool // a keepalive probe is on its way since asked
 }
@@ -49,6 +51,7 @@ type stream struct {
 	bulk   bool  // pieces are large: spliced, not copied
 	ended  bool  // the sender's end of stream was read
 	passed bool  // and passed on
+	shut   bool  // by shutdown, not left to close
 }
 
 // conn is a proxied connection, owned by one loop.
@@ -110,9 +113,10 @@ func (l *loop) ready(c *conn, which side, events uint32) {
 	e.writable = e.writable || events&(unix.EPOLLOUT|unix.EPOLLHUP) != 0
 	e.ended = e.ended || events&(unix.EPOLLRDHUP|unix.EPOLLHUP) != 0
 	if events&unix.EPOLLPRI != 0 {
-		// Urgent data comes as ordinary data instead of vanishing. In time: it is read later.
+		// Urgent data comes as ordinary data instead of vanishing. In time: it is read later, and alone it was not
+		// told of as readable.
 		_ = unix.SetsockoptInt(e.fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-		e.urgent = true
+		e.urgent, e.odd, e.readable = true, true, true
 	}
 	failed := events&unix.EPOLLERR != 0
 
@@ -143,12 +147,13 @@ func (l *loop) reset(c *conn) {
 }
 
 // finish closes both sides after both streams were passed on to their ends: the kernel
-// delivers what it still holds.
+// delivers what it still holds. The backend's socket is kept if there is nothing left for it to do.
 func (l *loop) finish(c *conn) {
 	l.counts.finished.Add(1)
-	for which := range c.ends {
-		lingerOff(c.ends[which].fd)
+	if !l.rest(c) {
+		lingerOff(c.ends[backend].fd)
 	}
+	lingerOff(c.ends[client].fd)
 	l.remove(c)
 }
 

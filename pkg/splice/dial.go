@@ -16,7 +16,8 @@ var errDialTimeout = errors.New("backend did not answer in time")
 type dial struct {
 	targets  []netip.AddrPort // not tried yet
 	target   netip.AddrPort   // tried now, or reached
-	source   netip.AddrPort   // whose dial entry stands; invalid if none
+	way      inner.Way        // of the backend's socket; none in a Direct splice
+	entry    bool             // its dial entry stands
 	deadline uint32           // second
 }
 
@@ -41,29 +42,32 @@ func (l *loop) dialNext(c *conn) {
 
 // dialOne starts to connect to the target: dial entry first, then the socket.
 func (l *loop) dialOne(c *conn) error {
-	to := c.dial.target
-	var source netip.AddrPort
-	if !l.server.config.Direct {
-		var err error
-		if source, to, err = l.ports.Take(c.dial.target.Port()); err != nil {
-			return err
-		}
-		err = l.server.gateway.Admit(source, inner.Destination{
-			RuleSet: c.identity.RuleSet, Rule: c.identity.Rule, Target: c.dial.target, Link: c.identity.LinkRef,
-		})
-		if err != nil {
-			l.ports.Give(source)
-			return err
-		}
-		c.dial.source = source
-	}
-	fd, err := l.socket()
+	s, err := l.socket()
 	if err != nil {
 		return err
 	}
-	l.adopt(c, backend, fd)
-	c.ends[backend].local, c.ends[backend].peer = source, to
-	if err := inner.Connect(fd, source, to); err != nil {
+	l.adopt(c, backend, s.fd)
+	e := &c.ends[backend]
+	e.watched, e.watchedFull = s.used, s.full
+	to := c.dial.target
+	if !l.server.config.Direct {
+		err := l.server.gateway.Admit(s.way.Source, inner.Destination{
+			RuleSet: c.identity.RuleSet, Rule: c.identity.Rule, Target: c.dial.target, Link: c.identity.LinkRef,
+		})
+		if err != nil {
+			l.ports.Give(s.way.Source)
+			return err
+		}
+		c.dial.way, c.dial.entry = s.way, true
+		to = s.way.Far(to.Port())
+	}
+	e.local, e.peer = s.way.Source, to
+	if s.used {
+		err = inner.Reconnect(s.fd, to)
+	} else {
+		err = inner.Connect(s.fd, s.way.Source, to)
+	}
+	if err != nil {
 		return err
 	}
 	c.dial.deadline = l.now + seconds(l.server.config.DialTimeout)
@@ -78,10 +82,10 @@ func (l *loop) dialOne(c *conn) error {
 
 // dialDone takes the dial entry back; a flow that was opened with it stays.
 func (l *loop) dialDone(c *conn) {
-	if c.dial.source.IsValid() {
-		l.server.gateway.Withdraw(c.dial.source)
-		l.ports.Give(c.dial.source)
-		c.dial.source = netip.AddrPort{}
+	if c.dial.entry {
+		l.server.gateway.Withdraw(c.dial.way.Source)
+		l.ports.Give(c.dial.way.Source)
+		c.dial.entry = false
 	}
 }
 

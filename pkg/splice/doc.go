@@ -14,12 +14,12 @@
 //   - an idle connection holds two descriptors; pipes are held only while they hold data;
 //   - a link that asks for much and takes nothing holds a first window for each of its connections and its part of the
 //     pipes: what may be under way grows with what was taken, up to the link's share (see limits.go);
-//   - an event loop owns its connections: nothing else touches them; none of its system calls blocks,
-//     and it waits as a goroutine waits for a connection.
+//   - an event loop owns its connections: nothing else touches them; none of its system calls blocks, but
+//     for some milliseconds that which waits for the next event.
 //
 // Files: gateway.go what the dataplane must offer, server.go life cycle and limits, loop.go
-// the event loop, conn.go a connection's states, dial.go the way to a backend, pump.go moving
-// data, call.go system calls, idle.go timeouts. How servers read the header: SERVERS.md.
+// the event loop, conn.go a connection's states, dial.go the way to a backend, spare.go sockets for it,
+// pump.go moving data, call.go system calls, idle.go timeouts. How servers read the header: SERVERS.md.
 //
 // The package imports pkg/splice/inner, pkg/splice/header, logrus, client_golang and x/sys. The dataplane
 // implements Gateway; splice does not import it. Tests need root: go test ./pkg/splice

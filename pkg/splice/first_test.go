@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-
 )
 
 // early connects a client that speaks before its connection is accepted; serve lets the splice begin.

@@ -114,7 +114,7 @@ func (l *loop) ask(c *conn, which side) {
 			return
 		}
 	}
-	e.asking, e.asked = true, max(l.now, 1)
+	e.asking, e.asked, e.odd = true, max(l.now, 1), true
 	l.asking = append(l.asking, c)
 }
 

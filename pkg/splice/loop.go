@@ -18,9 +18,6 @@ const (
 	acceptsPerEvent = 64
 	// What a socket is watched for, edge-triggered; from the first time it is full also for EPOLLOUT.
 	socketEvents = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
-	// A loop's stock of sockets: entering the namespace costs more than making one.
-	stockSize = 16
-
 	// When events have followed so closely so often in a row, the next is waited for without leave of
 	// Go's scheduler, that is with the processor kept.
 	closely = 500 * time.Microsecond
@@ -63,7 +60,9 @@ type loop struct {
 	again    []*conn // stopped by their budget, not by EAGAIN
 	asking   []*conn // with a keepalive probe on its way
 	free     []*pipe
-	stock    []int  // sockets of the namespace, unused
+	stock    []int   // sockets of the namespace, unused
+	resting  []spare // used ones; together with the stock at most stockSize
+	turns    uint32
 	buffer   []byte // for headers, and for copying when there is no pipe
 	now      uint32 // seconds, as the timer told them
 	ticked   uint32
@@ -147,11 +146,23 @@ func (l *loop) watch(fd int, events uint32) error {
 	return nil
 }
 
-// watchEnd adds one side's socket to the epoll set.
+// watchEnd has epoll tell of one side's socket; of more than asked for, if it did so before.
 func (l *loop) watchEnd(c *conn, which side, events uint32) error {
 	e := &c.ends[which]
-	e.watchedFull = events&unix.EPOLLOUT != 0
-	return l.watch(e.fd, events)
+	full := events&unix.EPOLLOUT != 0
+	if !e.watched {
+		e.watched, e.watchedFull = true, full
+		return l.watch(e.fd, events)
+	}
+	if e.watchedFull || !full {
+		return nil
+	}
+	e.watchedFull = true
+	event := l.event(e.fd, events)
+	if err := control(l.epoll, unix.EPOLL_CTL_MOD, e.fd, &event); err != nil {
+		return fmt.Errorf("watch a full socket: %w", err)
+	}
+	return nil
 }
 
 // post hands fn to the loop's goroutine; false if that has ended.
@@ -251,6 +262,7 @@ func (l *loop) arm() error {
 
 // turn handles what happened, and what the last turn left over.
 func (l *loop) turn(events []unix.EpollEvent) {
+	l.turns++
 	pressed := false
 	for i := range events {
 		pressed = pressed || int(events[i].Fd) == l.listener
@@ -277,7 +289,10 @@ func (l *loop) end() {
 	for _, fd := range l.stock {
 		closeSocket(fd)
 	}
-	l.stock = nil
+	for _, s := range l.resting {
+		closeSocket(s.fd)
+	}
+	l.stock, l.resting = nil, nil
 	l.counts.sockets.Store(0)
 }
 
@@ -348,30 +363,6 @@ func (l *loop) adopt(c *conn, which side, fd int) {
 	c.ends[which].fd = fd
 }
 
-// socket takes one from the stock, which it fills first when it is empty.
-func (l *loop) socket() (int, error) {
-	if len(l.stock) == 0 {
-		err := l.server.inside(func() error {
-			for range stockSize {
-				fd, err := inner.Socket()
-				if err != nil {
-					return err
-				}
-				l.stock = append(l.stock, fd)
-			}
-			return nil
-		})
-		if len(l.stock) == 0 {
-			return -1, err
-		}
-	}
-	last := len(l.stock) - 1
-	fd := l.stock[last]
-	l.stock = l.stock[:last]
-	l.counts.sockets.Store(uint64(last))
-	return fd, nil
-}
-
 // release closes one side's descriptor; its events that are still to come mean nothing.
 func (l *loop) release(c *conn, which side) {
 	fd := c.ends[which].fd
@@ -379,6 +370,10 @@ func (l *loop) release(c *conn, which side) {
 		return
 	}
 	c.ends[which] = end{fd: -1}
+	l.forget(fd)
+}
+
+func (l *loop) forget(fd int) {
 	l.slots[fd].conn = nil
 	l.slots[fd].generation++
 	closeSocket(fd)

@@ -1,7 +1,6 @@
 package splice
 
 import (
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +71,7 @@ func (l *loop) pump(c *conn, from side) (outcome, error) {
 			if c.streams[from.other()].passed {
 				return waiting, nil // closing says the same
 			}
+			s.shut = true
 			return stopped(shut(sink.fd))
 		}
 		if !source.readable {
@@ -220,17 +220,8 @@ func (l *loop) peek(c *conn, from side) (int, error) {
 
 // full notes that a socket takes no more, and has epoll tell when it does.
 func (l *loop) full(c *conn, which side) error {
-	e := &c.ends[which]
-	e.writable = false
-	if e.watchedFull {
-		return nil
-	}
-	e.watchedFull = true
-	event := l.event(e.fd, socketEvents|unix.EPOLLOUT)
-	if err := control(l.epoll, unix.EPOLL_CTL_MOD, e.fd, &event); err != nil {
-		return fmt.Errorf("watch a full socket: %w", err)
-	}
-	return nil
+	c.ends[which].writable = false
+	return l.watchEnd(c, which, socketEvents|unix.EPOLLOUT)
 }
 
 func (l *loop) count(c *conn, from side, n int) {
@@ -260,6 +251,7 @@ func (l *loop) widen(c *conn, from side) {
 	}
 	// Buffers that are set do not grow by themselves any more. A refusal leaves those there are.
 	source, sink := c.ends[from].fd, c.ends[from.other()].fd
+	c.ends[from].odd, c.ends[from.other()].odd = true, true
 	_ = unix.SetsockoptInt(source, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, s.window)
 	_ = unix.SetsockoptInt(source, unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, s.window)
 	_ = unix.SetsockoptInt(sink, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, s.window)

@@ -38,6 +38,6 @@ func Sources() []netip.Addr {
 
 // far is a made-up address that a socket connects to: the dial entry of its source says
 // where it really goes. Different ones keep connections with one source port apart.
-func far(round uint32) netip.Addr {
-	return netip.AddrFrom4([4]byte{100, 65, byte(round >> 8), byte(round)})
+func far(n uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{100, 65, byte(n >> 8), byte(n)})
 }

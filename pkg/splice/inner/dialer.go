@@ -87,11 +87,12 @@ func (d *Dialer) Dial(ctx context.Context, to Destination) (*Conn, error) {
 	default:
 	}
 	d.mu.Lock()
-	source, far, err := d.ports.Take(to.Target.Port())
+	way, err := d.ports.Take()
 	d.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
+	source, far := way.Source, way.Far(to.Target.Port())
 	defer func() {
 		d.mu.Lock()
 		d.ports.Give(source)

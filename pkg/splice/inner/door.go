@@ -39,7 +39,20 @@ var ErrPorts = errors.New("no inner source port free")
 const (
 	firstPort = 1024
 	portCount = 65536 - firstPort
+	farCount  = 1 << 16
+	// wayLength is how many connections one socket may make, one after the other. Longer ways bring pairs of
+	// addresses back sooner.
+	wayLength = 32
 )
+
+// Way is a source address with the far addresses that only one socket connects to from there.
+type Way struct {
+	Source      netip.AddrPort
+	next, until uint32 // far addresses
+}
+
+// Far returns the far address that the way was last taken for.
+func (w *Way) Far(port uint16) netip.AddrPort { return netip.AddrPortFrom(far(w.next-1), port) }
 
 // Ports hands out the addresses of connections from one source address. A port is taken
 // from Take until Give, that is while its dial entry stands; afterwards another connection
@@ -54,22 +67,41 @@ type Ports struct {
 // NewPorts returns the ports of the n-th user, 0..MaxDialers-1.
 func NewPorts(n int) *Ports { return &Ports{source: DialSource(n)} }
 
-// Take returns the address to bind and the address to connect to. 64,512 ports times 65,536
-// far addresses pass before a pair comes again, so a socket in TIME_WAIT never stands in the way.
-func (p *Ports) Take(port uint16) (source, to netip.AddrPort, err error) {
+// Take returns a way nobody has. 64,512 ports times 65,536 far addresses, less what sockets leave of their ways,
+// pass before a pair comes again, so a socket in TIME_WAIT never stands in the way.
+func (p *Ports) Take() (Way, error) {
 	for range portCount {
 		n := p.next
+		round := p.round
 		if p.next++; p.next == portCount {
 			p.next = 0
-			p.round++
+			p.round = (p.round + 1) % (farCount / wayLength)
 		}
-		if p.taken[n/64]&(1<<(n%64)) != 0 {
-			continue
+		if p.take(n) {
+			first := round * wayLength
+			return Way{Source: netip.AddrPortFrom(p.source, uint16(firstPort+n)), next: first + 1, until: first + wayLength}, nil
 		}
-		p.taken[n/64] |= 1 << (n % 64)
-		return netip.AddrPortFrom(p.source, uint16(firstPort+n)), netip.AddrPortFrom(far(p.round), port), nil
 	}
-	return netip.AddrPort{}, netip.AddrPort{}, ErrPorts
+	return Way{}, ErrPorts
+}
+
+// TakeAgain takes a way for one more connection of its socket, to the next far address. False if there
+// is none left, or another connection has the port now.
+func (p *Ports) TakeAgain(w *Way) bool {
+	if w.next == w.until || !p.take(uint32(w.Source.Port())-firstPort) {
+		return false
+	}
+	w.next++
+	return true
+}
+
+func (p *Ports) take(n uint32) bool {
+	bit := uint64(1) << (n % 64)
+	if p.taken[n/64]&bit != 0 {
+		return false
+	}
+	p.taken[n/64] |= bit
+	return true
 }
 
 // Give returns a port whose dial entry is gone.

@@ -6,44 +6,74 @@ import (
 	"testing"
 )
 
-func TestPorts_Take_NoPairTwice(t *testing.T) {
+// TestPorts_Ways_NoPairTwice takes ports three times around, and every tenth way again until its end, as sockets do that
+// are used again, some of them only when others have the port's next way.
+func TestPorts_Ways_NoPairTwice(t *testing.T) {
 	ports := NewPorts(3)
 	seen := make(map[[2]netip.AddrPort]bool)
-	for range 3 * portCount {
-		source, to, err := ports.Take(443)
+	look := func(w Way) {
+		to := w.Far(443)
+		if w.Source.Addr() != DialSource(3) || w.Source.Port() < firstPort || to.Port() != 443 || !Prefix().Contains(to.Addr()) || Locals().Contains(to.Addr()) {
+			t.Fatalf("took %v -> %v", w.Source, to)
+		}
+		if seen[[2]netip.AddrPort{w.Source, to}] {
+			t.Fatalf("%v -> %v came twice", w.Source, to)
+		}
+		seen[[2]netip.AddrPort{w.Source, to}] = true
+		ports.Give(w.Source)
+	}
+	var kept []Way
+	for n := range 3 * portCount {
+		w, err := ports.Take()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if source.Addr() != DialSource(3) || source.Port() < firstPort || to.Port() != 443 || !Prefix().Contains(to.Addr()) || Locals().Contains(to.Addr()) {
-			t.Fatalf("took %v -> %v", source, to)
+		look(w)
+		for n%10 == 0 && ports.TakeAgain(&w) {
+			look(w)
+			if n%20 == 0 {
+				kept = append(kept, w)
+				break
+			}
 		}
-		if seen[[2]netip.AddrPort{source, to}] {
-			t.Fatalf("%v -> %v came twice", source, to)
+	}
+	for _, w := range kept {
+		uses := 2
+		for ; ports.TakeAgain(&w); uses++ {
+			look(w)
 		}
-		seen[[2]netip.AddrPort{source, to}] = true
-		ports.Give(source)
+		if uses != wayLength {
+			t.Fatalf("a way was taken %d times, want %d", uses, wayLength)
+		}
 	}
 }
 
 func TestPorts_TakenPort_NotGivenAgain(t *testing.T) {
 	ports := NewPorts(0)
-	taken := make(map[uint16]bool)
+	ways := make(map[uint16]Way)
 	for range portCount {
-		source, _, err := ports.Take(443)
+		w, err := ports.Take()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if taken[source.Port()] {
-			t.Fatalf("port %d is taken already", source.Port())
+		if _, taken := ways[w.Source.Port()]; taken {
+			t.Fatalf("port %d is taken already", w.Source.Port())
 		}
-		taken[source.Port()] = true
+		ways[w.Source.Port()] = w
 	}
-	if _, _, err := ports.Take(443); !errors.Is(err, ErrPorts) {
+	if _, err := ports.Take(); !errors.Is(err, ErrPorts) {
 		t.Fatalf("with every port taken: %v, want ErrPorts", err)
 	}
+	old := ways[4711]
+	if ports.TakeAgain(&old) {
+		t.Fatal("a way was taken again whose port is taken")
+	}
 	ports.Give(netip.AddrPortFrom(DialSource(0), 4711))
-	if source, _, err := ports.Take(443); err != nil || source.Port() != 4711 {
-		t.Fatalf("after port 4711 was given back: %v, %v", source, err)
+	if w, err := ports.Take(); err != nil || w.Source.Port() != 4711 {
+		t.Fatalf("after port 4711 was given back: %v, %v", w.Source, err)
+	}
+	if ports.TakeAgain(&old) {
+		t.Fatal("a way was taken again whose port another connection has")
 	}
 }
 

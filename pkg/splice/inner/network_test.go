@@ -200,10 +200,11 @@ func TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd(t *testing.T) {
 
 	ports := NewPorts(0)
 	for range 2 {
-		source, to, err := ports.Take(443)
+		way, err := ports.Take()
 		if err != nil {
 			t.Fatal(err)
 		}
+		source, to := way.Source, way.Far(443)
 		if err := n.Do(func() error {
 			fd, err := Socket()
 			if err == nil {

@@ -22,8 +22,9 @@ func Socket() (fd int, err error) {
 		level, option, value int
 	}{
 		{"nodelay", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		// The handshake's last ACK waits for the first bytes, which follow at once, and goes with them.
-		{"quickack", unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0},
+		// The handshake's last ACK waits for the first bytes, which follow at once, and goes with them. This is what
+		// the option means to a socket that connects; unlike TCP_QUICKACK it survives Reconnect.
+		{"defer accept", unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1},
 		// Other connections may have the same source port, to other far addresses.
 		{"reuseaddr", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
 	} {
@@ -50,6 +51,20 @@ func Connect(fd int, source, to netip.AddrPort) error {
 			return fmt.Errorf("bind %v: %w", source, errno)
 		}
 	}
+	return connect(fd, to)
+}
+
+// Reconnect starts to connect a Socket once more, from the address that it has. Its last connection has ended in
+// both directions, acknowledged; of another one the rest would be lost.
+func Reconnect(fd int, to netip.AddrPort) error {
+	var nobody unix.RawSockaddrInet4 // AF_UNSPEC: the socket forgets its connection, not its options
+	if _, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&nobody)), unsafe.Sizeof(nobody)); errno != 0 {
+		return fmt.Errorf("disconnect: %w", errno)
+	}
+	return connect(fd, to)
+}
+
+func connect(fd int, to netip.AddrPort) error {
 	a := rawAddress(to)
 	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&a)), unsafe.Sizeof(a))
 	if errno != 0 && !errors.Is(errno, unix.EINPROGRESS) {
