@@ -15,6 +15,8 @@ const (
 	keptPipes = 16
 	// copySize is the piece copied when there is no pipe.
 	copySize = 64 << 10
+	// unsentSize is how much a sink takes beyond what is on its way, from when large pieces are moved.
+	unsentSize = 512 << 10
 	// smallSize is the largest piece that is copied although there is a pipe: two calls that copy cost less
 	// than two that hand pages on. The smallest pipe, of two pages, can hold it.
 	smallSize = 8 << 10
@@ -249,12 +251,17 @@ func (l *loop) widen(c *conn, from side) {
 	default:
 		s.window *= 2
 	}
-	// Buffers that are set do not grow by themselves any more. A refusal leaves those there are.
+	// Buffers that are set do not grow by themselves any more. A refusal leaves those there are. The kernel takes twice what
+	// it is told: a window's worth of packets needs that where they arrive, not where whole pages are sent.
 	source, sink := c.ends[from].fd, c.ends[from.other()].fd
 	c.ends[from].odd, c.ends[from.other()].odd = true, true
 	_ = unix.SetsockoptInt(source, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, s.window)
 	_ = unix.SetsockoptInt(source, unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, s.window)
-	_ = unix.SetsockoptInt(sink, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, s.window)
+	_ = unix.SetsockoptInt(sink, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, s.window/2)
+	if s.window == firstWindow {
+		// What the network does not take yet waits where it is still in the processor's cache when it is its turn.
+		_ = unix.SetsockoptInt(sink, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentSize)
+	}
 }
 
 // takePipe returns an empty pipe, or nil if there are as many as there may be, or the link's stuck streams hold enough.

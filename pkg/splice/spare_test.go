@@ -113,8 +113,16 @@ func TestSpare_NotThrough_SocketIsClosed(t *testing.T) {
 	})
 	t.Run("the backend has not read all", func(t *testing.T) {
 		r := startRig(t, oneLoop)
+		raw, err := r.backend.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Before there is a connection: a window that was offered is not taken back.
+		if failure := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) }); failure != nil || err != nil {
+			t.Fatal(failure, err)
+		}
 		consumer, server := r.pair()
-		text := strings.Repeat("request", 30000) // more than a new connection's window
+		text := strings.Repeat("request", 1000) // more than the backend's window, a small piece to the splice
 		mustWrite(t, consumer, text)
 		if err := consumer.CloseWrite(); err != nil {
 			t.Fatal(err)

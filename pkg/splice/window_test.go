@@ -74,18 +74,27 @@ func TestWindow_MuchIsTaken_Grows(t *testing.T) {
 	for name, before := range map[string]int64{"room": 0, "the link's share is taken": linkWindows} {
 		t.Run(name, func(t *testing.T) {
 			r := startRig(t, nil)
-			client, server := r.pair()
+			consumer, server := r.pair()
 			loop, c := r.first()
 			c.share.windows.Add(before)
-			transfer(t, server, client, 64<<20)
-			windows := make(chan int)
-			loop.post(func() { windows <- c.streams[backend].window })
-			window := <-windows
+			transfer(t, server, consumer, 64<<20)
+			var window, room, unsent int
+			done := make(chan struct{})
+			loop.post(func() {
+				defer close(done)
+				window = c.streams[backend].window
+				room, _ = unix.GetsockoptInt(c.ends[client].fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+				unsent, _ = unix.GetsockoptInt(c.ends[client].fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
+			})
+			<-done
+			if room != window || unsent != unsentSize {
+				t.Errorf("the sink has room for %d bytes, %d of them unsent, want %d and %d", room, unsent, window, unsentSize)
+			}
 			if want := map[bool]int{true: maxWindow, false: firstWindow}[before == 0]; window != want {
 				t.Errorf("the window is %d, want %d", window, want)
 			}
 			share := c.share
-			client.Close()
+			consumer.Close()
 			server.Close()
 			eventually(t, "the end", func() bool { return r.server.Stats().Active == 0 })
 			if n, all := share.windows.Load()-before, r.server.occupancy.windows.Load(); n != 0 || all != 0 {
