@@ -7,7 +7,8 @@
  *	live, idle		both halves DEAD, or marked ended if both ends are owed a RST; by
  *				whichever half comes first
  *	live, link or backend gone	marked ended (TCP) or DEAD (UDP)
- *	DEAD, rested		entry freed, then the port's bit; with the end of the slice the quota
+ *	DEAD, rested		entry freed; at the latest with the end of the slice the port's bit
+ *				and the quota
  */
 #ifndef PRIVLINK_SWEEP_H
 #define PRIVLINK_SWEEP_H
