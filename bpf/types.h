@@ -225,7 +225,7 @@ struct out {
 enum out_flags {
 	OUT_XDP = 1 << 0, /* known to take XDP frames: its slot is in the devmap */
 	OUT_OWN_QDISC =
-		1 << 1, /* privlink made the clsact qdisc of the interface; for the daemon */
+		1 << 1,    /* privlink made the clsact qdisc of the interface; for the daemon */
 	OUT_PEER = 1 << 2, /* a veth whose other end, in another namespace, TC hands packets to */
 };
 
@@ -578,7 +578,8 @@ enum action {
 	ACTION_DROP = 3,
 	ACTION_REDIRECT = 4,
 	ACTION_ANSWER = 5, /* redirect of a packet privlink built */
-	ACTION_PEER = 6,   /* as ACTION_REDIRECT, which it is recorded as; to the device's other end */
+	ACTION_PEER =
+		6, /* as ACTION_REDIRECT, which it is recorded as; to the device's other end */
 };
 
 struct test_input {
