@@ -132,8 +132,8 @@ func wires(name string) lab.VethOptions {
 	}}
 }
 
-// stateSize is the size of the file system that the store is on.
-const stateSize = "2m"
+// stateSize is the size of the file system that the store is on: more than it grows to in a day of faults.
+const stateSize = "16m"
 
 // folders makes mounts of the arena's own for what the daemon keeps, so that faults concern nobody else's.
 func (a *arena) folders() (state, bpffs string, err error) {

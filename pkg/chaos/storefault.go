@@ -29,21 +29,28 @@ func diskFull(ctx context.Context, a *arena, _ *rand.Rand) error {
 	if !errors.Is(err, unix.ENOSPC) {
 		return fmt.Errorf("fill the disk: %w", err)
 	}
-	var made []string
+	// Large ones: what was deleted before has left room inside the store's file.
+	var made, subnets []string
+	for i := range 200 {
+		subnets = append(subnets, "--subnet", fmt.Sprintf("s%d=10.0.%d.0/24", i, i))
+	}
 	create := func() error {
 		a.serial++
 		name := fmt.Sprint("full", a.serial)
-		_, err := a.daemon.CLI(ctx, "vnet", "create", name, "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.1.0/24")
+		_, err := a.daemon.CLI(ctx, append([]string{"vnet", "create", name, "--prefix", "10.0.0.0/16"}, subnets...)...)
 		if err == nil {
 			made = append(made, name)
 		}
 		return err
 	}
 	var refused error
-	for refused == nil && len(made) < 100 { // the store's file may have some room left inside
+	for refused == nil && len(made) < 1000 {
 		refused = create()
 	}
-	if refused == nil || !strings.Contains(refused.Error(), "no space left") {
+	if refused == nil {
+		return fmt.Errorf("%d networks found room on a full disk", len(made))
+	}
+	if !strings.Contains(refused.Error(), "no space left") {
 		return fmt.Errorf("a request with the disk full: %w", refused)
 	}
 	if err := errors.Join(os.Remove(filler), file.Truncate(0)); err != nil {
