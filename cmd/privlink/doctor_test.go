@@ -323,7 +323,7 @@ func (w *ward) spray(n int) error {
 		for i := range n {
 			binary.BigEndian.PutUint16(datagram, uint16(1024+i))
 			err := unix.Sendto(fd, datagram, 0, to)
-			for ; errors.Is(err, unix.ENOBUFS); err = unix.Sendto(fd, datagram, 0, to) {
+			for began := time.Now(); errors.Is(err, unix.ENOBUFS) && time.Since(began) < 5*time.Second; err = unix.Sendto(fd, datagram, 0, to) {
 				time.Sleep(time.Millisecond)
 			}
 			if err != nil {

@@ -87,15 +87,17 @@ func (n *Namespace) Injector(ifname string) *Injector {
 	return &Injector{n: n, ifname: ifname, fd: fd}
 }
 
-// injectPatience is how long Send waits for frames that it sent before and that still wait in the kernel.
+// injectPatience is how long Send waits for room: in its socket, for frames that it sent before and that still wait in the
+// kernel (EAGAIN), and in the queue of the interface's other end (ENOBUFS). Neither took the frame.
 const injectPatience = 5 * time.Second
 
 // Send sends frames, from the Ethernet header on, without checksum of the frame.
 func (i *Injector) Send(frames ...[]byte) error {
 	for at, frame := range frames {
 		_, err := unix.Write(i.fd, frame)
-		for begin := time.Now(); errors.Is(err, unix.EAGAIN) && time.Since(begin) < injectPatience; _, err = unix.Write(i.fd, frame) {
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(i.fd), Events: unix.POLLOUT}}, 100)
+		full := func() bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) }
+		for begin := time.Now(); full() && time.Since(begin) < injectPatience; _, err = unix.Write(i.fd, frame) {
+			time.Sleep(time.Millisecond)
 		}
 		if err != nil {
 			return fmt.Errorf("inject frame %d on %s of %s: %w", at, i.ifname, i.n.short, err)
