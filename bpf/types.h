@@ -516,7 +516,7 @@ struct config {
 	__u64 seed[5];        /* of the flow hash */
 	__u64 maglev_seed[2]; /* of the choice of a backend; equal on every node */
 	__u32 homes;          /* of the flow table */
-	__u32 max_pairs;      /* homes / 4 */
+	__u32 max_pairs;      /* five for 24 homes: two entries each in 5 of 12 slots */
 	__u32 port_step;      /* coprime with 2, 3 and 7 */
 	__u32 port_offset;
 	__u32 port_inverse; /* of port_step, modulo PORT_COUNT */

@@ -8,9 +8,7 @@ import (
 
 // Scale compares privlink with the reference at four million flows, in XDP.
 func Scale(ctx context.Context, net *lab.Lab, core *Core, p Progress, r *Report, rounds int) error {
-	// At 40 % load no window is ever full; at the 50 % that 4.1 million pairs would mean, a few in a
-	// million are refused.
-	const flows, pairs, backends = 4_000_000, 5_000_000, 16
+	const flows, pairs, backends = 4_000_000, 4_200_000, 16
 	c := &Comparison{Rounds: rounds}
 	defer c.Close()
 	var err error

@@ -23,7 +23,7 @@ type Options struct {
 	BPFFS string
 	// NetNS is the path of the network namespace with the interfaces; empty = the process's own.
 	NetNS string
-	// Pairs is the number of flows the table holds, 64..16,777,216, 256 bytes of memory each; 0 = DefaultPairs, or as many as
+	// Pairs is the number of flows the table holds, 64..16,777,216, 308 bytes of memory each; 0 = DefaultPairs, or as many as
 	// the table has that is there. The flows of one with another number are carried over (see migration).
 	Pairs uint32
 	// BalanceSeed chooses backends; the same on all nodes.
@@ -55,7 +55,7 @@ type Inner struct {
 	Sources []netip.Addr
 }
 
-// DefaultPairs is the size of a new flow table: 64 MiB.
+// DefaultPairs is the size of a new flow table: 77 MiB.
 const DefaultPairs = 1 << 18
 
 // Limits of Options.Pairs.

@@ -244,7 +244,7 @@ func newConfig(want sizes) (bpfConfig, error) {
 		return bpfConfig{}, fmt.Errorf("draw seeds: %w", err)
 	}
 	c := bpfConfig{
-		Homes:      want.pairs * homesPerPair,
+		Homes:      homesFor(want.pairs),
 		MaxPairs:   want.pairs,
 		MaglevSeed: want.maglevSeed,
 		PortOffset: uint32(random[5] % uint64(bpfLimitsPORT_COUNT)),
@@ -257,8 +257,14 @@ func newConfig(want sizes) (bpfConfig, error) {
 	return c, nil
 }
 
-// homesPerPair keeps the load of the table at one half: a pair has two entries.
-const homesPerPair = 4
+// A pair has two entries, and there are 24 homes for five pairs: a table with all its pairs has 5 of 12 slots taken. Of the
+// flows that come then, some two in a million find every slot of their window taken; at half of the slots it is fifty.
+const homesOfPairs, pairsOfHomes = 24, 5
+
+// homesFor and pairsFor are each other's inverse for every number of pairs.
+func homesFor(pairs uint32) uint32 { return (pairs*homesOfPairs + pairsOfHomes - 1) / pairsOfHomes }
+
+func pairsFor(homes uint32) uint32 { return uint32(uint64(homes) * pairsOfHomes / homesOfPairs) }
 
 // portStep gives a step that visits all 64,512 ports, and its inverse: it must be coprime
 // with 64,512 = 2^10 * 3^2 * 7.
@@ -335,7 +341,7 @@ func (k *kernel) shape() bpfConfig {
 	c := k.config.load(0)
 	if k.migration != nil && k.migration.flows != nil {
 		c.Homes = k.maps[mapFlows].MaxEntries() - flowWindow
-		c.MaxPairs = c.Homes / homesPerPair
+		c.MaxPairs = pairsFor(c.Homes)
 	}
 	return c
 }

@@ -111,3 +111,16 @@ func TestPortStep_AnyRandom_VisitsEveryPort(t *testing.T) {
 		}
 	}
 }
+
+// Whatever number of pairs is asked for, the table made for it has it, and not a slot more than that takes.
+func TestHomes_AnyNumberOfPairs_FitsExactly(t *testing.T) {
+	for pairs := uint32(minPairs); pairs <= maxPairs; pairs += 1 + pairs/1000 {
+		homes := homesFor(pairs)
+		if pairsFor(homes) != pairs || pairsFor(homes-1) == pairs {
+			t.Fatalf("%d pairs have %d homes, which are for %d; one less for %d", pairs, homes, pairsFor(homes), pairsFor(homes-1))
+		}
+	}
+	if homes := homesFor(maxPairs); pairsFor(homes) != maxPairs {
+		t.Errorf("the largest table has %d homes, for %d pairs of %d", homes, pairsFor(homes), maxPairs)
+	}
+}

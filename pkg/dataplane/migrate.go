@@ -161,7 +161,7 @@ func (k *kernel) prepareMigration(f *folder, specs Specs, maps map[string]*ebpf.
 	if flows.Map != nil && flows.MaxEntries() != was.Homes+flowWindow {
 		return fmt.Errorf("adopt map %s: %w: %d slots for %d homes", filepath.Base(flows.path), ErrLayout, flows.MaxEntries(), was.Homes)
 	}
-	maps[mapFlows].MaxEntries = pairs*homesPerPair + flowWindow
+	maps[mapFlows].MaxEntries = homesFor(pairs) + flowWindow
 	for name, spec := range maps {
 		there, role := found[name], layouts[name].role
 		if k.maps[name] != nil && sameLayout(spec, k.maps[name]) == nil {

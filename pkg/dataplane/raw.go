@@ -42,6 +42,9 @@ type Specs struct {
 	Control, TC, XDP *ebpf.CollectionSpec
 }
 
+// RawPairs is how many pairs a table with so many homes may hold.
+func RawPairs(homes uint32) uint32 { return pairsFor(homes) }
+
 // LoadSpecs reads the objects. Each call gives new ones, to be changed at will.
 func LoadSpecs() (Specs, error) {
 	var s Specs

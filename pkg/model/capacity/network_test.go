@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/privlink/privlink/pkg/dataplane"
 	"github.com/privlink/privlink/pkg/model"
 	"github.com/privlink/privlink/pkg/model/program"
 )
@@ -69,7 +70,7 @@ func config(indexes []uint32, homes uint32, natIPs, backendPorts int) model.Conf
 		RuleIndex: make(map[model.RuleKey]uint32), Rules: make(map[uint32]*model.Rule), Places: make(map[uint32][]uint32),
 		NATSets: map[uint32]*model.NATSet{1: {VNet: providerNet}}, Backends: make(map[uint32]*model.Backend),
 		FlowSeed:    [5]uint64{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93, 0x2545f4914f6cdd1d},
-		BalanceSeed: [2]uint64{1, 2}, Homes: homes, MaxPairs: homes / 4, MaxDomains: 1024, PortStep: 40093, PortOffset: 31337,
+		BalanceSeed: [2]uint64{1, 2}, Homes: homes, MaxPairs: dataplane.RawPairs(homes), MaxDomains: 1024, PortStep: 40093, PortOffset: 31337,
 	}
 	for i, vnet := range []uint16{consumerNet, providerNet} {
 		out := uint16(i + 1)
