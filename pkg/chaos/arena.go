@@ -1,12 +1,16 @@
 package chaos
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -321,6 +325,40 @@ func (a *arena) status(ctx context.Context) (s status, err error) {
 		return s, err
 	}
 	return s, json.Unmarshal([]byte(out), &s)
+}
+
+// reasons are the packets that did not simply go through, by reason, since the maps were made.
+func (a *arena) reasons(ctx context.Context) (counts map[string]uint64, err error) {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", a.daemon.Socket)
+		},
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://privlink/metrics", nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the metrics: %w", err)
+	}
+	err = lab.Poll(10*time.Second, func() error {
+		answer, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		counts = make(map[string]uint64)
+		for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+			rest, found := strings.CutPrefix(lines.Text(), `privlink_packets_by_reason_total{reason="`)
+			reason, count, _ := strings.Cut(rest, `"} `)
+			if n, err := strconv.ParseFloat(count, 64); found && err == nil {
+				counts[reason] = uint64(n)
+			}
+		}
+		if len(counts) == 0 {
+			return fmt.Errorf("the metrics have no reasons: %s", answer.Status)
+		}
+		return nil
+	})
+	return counts, err
 }
 
 // interfaces are those that the daemon has.

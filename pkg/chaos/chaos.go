@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -79,6 +80,7 @@ type run struct {
 	overlong                []error       // windows longer than their kind's may be
 	struck                  map[string]int
 	longest                 map[string]time.Duration // how long a kind's window was at most
+	counts                  map[string]uint64        // packets by reason after the last fault
 }
 
 // covered is how much of the run windows take.
@@ -120,6 +122,11 @@ func (r *run) faults(ctx context.Context) error {
 	if err := r.start(ctx); err != nil {
 		return err
 	}
+	counts, err := r.reasons(ctx)
+	if err != nil {
+		return err
+	}
+	r.counts = counts
 	r.begin = time.Now()
 	limit := r.begin.Add(r.Duration)
 	var queue []Kind
@@ -178,10 +185,30 @@ func (r *run) strike(ctx context.Context, k Kind) error {
 			return err
 		}
 	}
-	if r.Verbose {
-		fmt.Fprintf(r.Out, "%6.1f s %s %s, %v\n", from.Sub(r.begin).Seconds(), k.Name, r.object, over.Sub(from).Round(time.Millisecond))
+	counts, err := r.reasons(ctx)
+	if err != nil {
+		return err
 	}
+	if r.Verbose {
+		fmt.Fprintf(r.Out, "%6.1f s %s %s, %v; packets since the last one: %s\n",
+			from.Sub(r.begin).Seconds(), k.Name, r.object, over.Sub(from).Round(time.Millisecond), since(r.counts, counts))
+	}
+	r.counts = counts
 	return nil
+}
+
+// since says which reasons were counted between two times.
+func since(before, now map[string]uint64) string {
+	var all []string
+	for _, reason := range slices.Sorted(maps.Keys(now)) {
+		if n := now[reason] - before[reason]; n != 0 {
+			all = append(all, fmt.Sprintf("%d %s", n, reason))
+		}
+	}
+	if len(all) == 0 {
+		return "all went through"
+	}
+	return strings.Join(all, ", ")
 }
 
 // judge stops the traffic, prints the table and says what came of it.

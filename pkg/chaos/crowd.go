@@ -84,14 +84,13 @@ func tableFull(ctx context.Context, a *arena, _ *rand.Rand) error {
 	if _, err := a.daemon.CLI(ctx, "endpoint", "delete", crowdEndpoint(0)); err != nil {
 		return err
 	}
-	// What the traffic itself opens until then has room, and finds it: in a table that is nearly full, one flow in some
-	// 100,000 meets only slots that are taken.
+	// What the traffic itself opens until then has room: a sixteenth, thousands of pairs.
 	for i := 1; i < crowdShare; i++ {
 		s, err := a.status(ctx)
 		if err != nil {
 			return err
 		}
-		if err := a.flood(out, i, min(share, a.flows-a.flows/16*3-s.Flows)); err != nil {
+		if err := a.flood(out, i, min(share, a.flows-a.flows/16-s.Flows)); err != nil {
 			return err
 		}
 	}
