@@ -130,8 +130,10 @@ union tag {
 	__u64 word;
 };
 
+#ifdef OTHER_LAYOUT
+#include "test/other_flow.h"
+#else
 /* What becomes of a packet that matches. 32 bytes. */
-#ifndef OTHER_LAYOUT
 struct rewrite {
 	__be32 saddr;   /* net */
 	__be32 daddr;   /* net */
@@ -150,27 +152,6 @@ struct flow {
 	__u32 twin;  /* slot of the other half, NO_SLOT = none */
 	struct flow_key key;
 	struct rewrite rw;
-};
-#else /* the same at other places and with more between them: what the test of migrate.h begins with */
-struct rewrite {
-	union tag tag;
-	__u16 l4_delta;
-	__u16 l3_delta;
-	__be16 dport;
-	__be16 sport;
-	__be32 daddr;
-	__be32 saddr;
-	union via via;
-};
-
-struct flow {
-	struct rewrite rw;
-	__u64 more[5];
-	__u32 twin;
-	__u32 stamp;
-	struct flow_key key;
-	__u32 home;
-	__u32 state;
 };
 #endif
 
@@ -208,18 +189,6 @@ struct out {
 	__u8 pad[7];
 	__u64 ident; /* hash of the attachment it was made for: found again under another ifindex */
 };
-#else /* configuration at other places, and not all of it: what the tests of pkg/dataplane begin with */
-struct out {
-	__u64 ident;
-	__u64 more[3];
-	__u32 ifindex;
-	__u16 mtu;
-	__u16 vlan;
-	__u8 mac[6];
-	__u16 vnet;
-	__u8 flags;
-	__u8 pad[7];
-};
 #endif
 
 enum out_flags {
@@ -251,21 +220,6 @@ struct link {
 	__u16 vnet;
 	__u16 epoch; /* of the State, low bits: tells a restarted daemon that gen was raised for it */
 };
-#else
-struct link {
-	__u64 more;
-	__u32 quota_of_before; /* as if it were another field: only the State says it */
-	__u32 service;
-	__be32 addr;
-	__u16 gen;
-	__u8 state;
-	__u8 pad;
-	__u16 epoch;
-	__u16 vnet;
-	__u32 link_id;
-	__u64 ident;
-};
-#define max_flows quota_of_before
 #endif
 
 /* Whose a number is (VNet, rule set, pool); read by user space only, which finds it again so. */
@@ -290,17 +244,6 @@ struct link_stats {
 	__u64 dropped; /* packets */
 	__u64 pad;
 };
-#else
-struct link_stats {
-	__u64 dropped;
-	__u64 more[3];
-	__u64 refused;
-	__u64 opened;
-	__u64 bytes_out;
-	__u64 packets_out;
-	__u64 bytes_in;
-	__u64 packets_in;
-};
 #endif
 
 struct reason_stats {
@@ -323,6 +266,11 @@ struct address_key {
 	__u16 pad;
 };
 
+/* Tests of migrations begin with other layouts of all that stands under #ifndef OTHER_CONFIG. */
+#ifdef OTHER_CONFIG
+#include "test/other_config.h"
+#endif
+
 /* HASH elements are reused while others read them: take link and kind first (one 8-byte
  * load), compare key after.
  */
@@ -333,15 +281,6 @@ struct address {
 	__u8 kind;  /* enum address_kind */
 	__u8 arp;   /* 1 = answer ARP for it */
 	__u16 pad;
-};
-#else
-struct address {
-	__u32 link;
-	__u8 kind;
-	__u8 arp;
-	__u16 pad;
-	struct address_key key;
-	__u64 more;
 };
 #endif
 
@@ -390,14 +329,6 @@ struct natset {
 	__u8 pad[5];
 	__be32 addr[MAX_NAT_IPS]; /* net */
 };
-#else
-struct natset {
-	__be32 addr[MAX_NAT_IPS];
-	__u16 vnet;
-	__u8 count;
-	__u8 pad[5];
-	__u64 ident;
-};
 #endif
 
 enum backend_state {
@@ -430,22 +361,6 @@ struct backend {
 	__u32 rule;     /* slot */
 	__u32 pool;     /* number of the backend pool */
 	__u32 pad[5];
-};
-#else
-struct backend {
-	__u32 pool;
-	__u32 rule;
-	__u32 idle_udp;
-	__u32 idle_tcp;
-	__u16 gen;
-	__u8 state;
-	__u8 flags;
-	__u16 vnet;
-	__be16 port;
-	__be32 addr;
-	struct hop hop;
-	__u64 more[10];
-	__u64 ident;
 };
 #endif
 
