@@ -184,11 +184,11 @@ func TestServiceShow_BackendCouldNotAnswer_WarnsUntilThereIsAWay(t *testing.T) {
 	wants("no way", true)
 	r.must("vnet attach datacenter --interface eth1 --answer-gateway")
 	wants("--answer-gateway", false)
-	r.must("vnet attach datacenter --interface eth1")
+	r.must("vnet attach datacenter --interface eth1 --answer-gateway=false")
 	wants("no way again", true)
 	r.must("vnet attach datacenter --interface eth1 --next-hop 10.0.0.1")
 	wants("--next-hop", false)
-	r.must("vnet attach datacenter --interface eth1")
+	r.must("vnet attach datacenter --interface eth1 --next-hop=")
 	r.must("service update shop --nat-subnet vms --nat-ip-count 1")
 	wants("NAT IP of the backend's subnet", false)
 }

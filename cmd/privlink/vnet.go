@@ -41,7 +41,8 @@ func vnetCommand(env *environment) *cli.Command {
 		verb{
 			name: "attach", names: "NAME", usage: "make a Linux interface part of a virtual network",
 			description: "The interface then belongs to privlink: what is not for an endpoint, a frontend or a NAT IP is\n" +
-				"dropped. --pass-other leaves everything else to the host. Attaching an interface again changes how.",
+				"dropped. --pass-other leaves everything else to the host. Attaching an interface again changes what the\n" +
+				"flags name, and nothing else of it.",
 			flags: attachFlags(true), run: attachVNet,
 		},
 		verb{
@@ -68,31 +69,40 @@ func attachFlags(required bool) []cli.Flag {
 	}
 }
 
-// attachment reads the flags of vnet attach.
-func (c *call) attachment() (api.Attachment, error) {
-	a := api.Attachment{
-		Interface:     c.String("interface"),
-		VLAN:          int32(c.Int("vlan")),
-		Mode:          api.AttachmentMode(c.String("mode")),
-		PassOther:     c.Bool("pass-other"),
-		Exclusive:     c.Bool("exclusive"),
-		NextHop:       c.String("next-hop"),
-		AnswerGateway: c.Bool("answer-gateway"),
-	}
+// attachment is what the flags of vnet attach make of one that is there, or of none (which has no interface): what no flag
+// names stays.
+func (c *call) attachment(is api.Attachment) (api.Attachment, error) {
+	passOther, exclusive := c.Bool("pass-other"), c.Bool("exclusive")
 	switch {
-	case a.Interface == "":
-		return a, usageErrorf("flag --interface is missing")
+	case c.String("interface") == "":
+		return is, usageErrorf("flag --interface is missing")
 	case c.IsSet("vlan") && (c.Int("vlan") < 1 || c.Int("vlan") > api.MaxVLAN):
-		return a, usageErrorf("flag --vlan: %d is not within 1..%d", c.Int("vlan"), api.MaxVLAN)
-	case a.PassOther && a.Exclusive:
-		return a, usageErrorf("flags --pass-other and --exclusive exclude each other")
+		return is, usageErrorf("flag --vlan: %d is not within 1..%d", c.Int("vlan"), api.MaxVLAN)
+	case passOther && exclusive:
+		return is, usageErrorf("flags --pass-other and --exclusive exclude each other")
 	}
-	switch a.Mode {
+	if is.Mode == "" || c.IsSet("mode") {
+		is.Mode = api.AttachmentMode(c.String("mode"))
+	}
+	switch is.Mode {
 	case api.AttachAuto, api.AttachTC, api.AttachXDP:
 	default:
-		return a, usageErrorf("flag --mode: %q is not one of auto, tc, xdp", a.Mode)
+		return is, usageErrorf("flag --mode: %q is not one of auto, tc, xdp", is.Mode)
 	}
-	return a, nil
+	is.Interface, is.VLAN = c.String("interface"), int32(c.Int("vlan"))
+	if c.IsSet("pass-other") || exclusive {
+		is.PassOther = passOther
+	}
+	if c.IsSet("exclusive") || passOther {
+		is.Exclusive = exclusive
+	}
+	if c.IsSet("next-hop") {
+		is.NextHop = c.String("next-hop")
+	}
+	if c.IsSet("answer-gateway") {
+		is.AnswerGateway = c.Bool("answer-gateway")
+	}
+	return is, nil
 }
 
 func attachmentName(a api.Attachment) string {
@@ -128,7 +138,7 @@ func createVNet(ctx context.Context, c *call) error {
 		network.Properties.Subnets = append(network.Properties.Subnets, subnet)
 	}
 	if c.IsSet("interface") {
-		attachment, err := c.attachment()
+		attachment, err := c.attachment(api.Attachment{})
 		if err != nil {
 			return err
 		}
@@ -192,15 +202,15 @@ func describeAttachment(a api.Attachment) string {
 }
 
 func attachVNet(ctx context.Context, c *call) error {
-	attachment, err := c.attachment()
+	attachment, err := c.attachment(api.Attachment{})
 	if err != nil {
 		return err
 	}
 	return changeAttachments(ctx, c, func(list []api.Attachment) ([]api.Attachment, error) {
 		for i := range list {
 			if list[i].Interface == attachment.Interface && list[i].VLAN == attachment.VLAN {
-				list[i] = attachment
-				return list, nil
+				list[i], err = c.attachment(list[i])
+				return list, err
 			}
 		}
 		return append(list, attachment), nil
