@@ -19,6 +19,8 @@ type daemon struct {
 	started time.Time
 	plane   *dataplane.Dataplane
 	inside  *inside
+	// bpffs and stateDir are its folders, absolute.
+	bpffs, stateDir string
 	// socketMode is what the Unix socket is made with.
 	socketMode os.FileMode
 	serves     bool // everything it needs is open: what an earlier daemon had is not needed any more

@@ -19,7 +19,8 @@ func doctorCommand(env *environment) *cli.Command {
 		name: "doctor", usage: "find what is wrong on this machine, and what to do; exit code 1 when something is",
 		description: "Looks at the kernel and its features, the daemon, interfaces and their offloads, other programs on them, MTUs,\n" +
 			"neighbours, whether pins and maps are as the resources say, modes of files, and how full tables and NAT ports\n" +
-			"are. Each finding says what to do. Run it as root where the daemon runs, in its network namespace.\n" +
+			"are. Each finding says what to do. Run it as root where the daemon runs, in its network namespace. --bpffs and\n" +
+			"--state-dir are for a daemon that does not answer; one that does says where it has them.\n" +
 			"--fix repairs what cannot disturb traffic; the exit code is then about what is left. An info may be meant so\n" +
 			"(different MTUs, say) and leaves the exit code 0.",
 		flags: []cli.Flag{
@@ -41,6 +42,7 @@ const (
 // patient is what doctor looks at; a daemon that does not answer is a finding, no error.
 func patient(ctx context.Context, c *call) doctor.Subject {
 	s := doctor.Subject{BPFFS: c.own("bpffs"), StateDir: c.own("state-dir"), Socket: c.setting("socket")}
+	s.Scope = strings.ToLower(fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/", c.setting("subscription"), c.setting("resource-group")))
 	ask := func(within time.Duration, method, path string, into any) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no answer within %v", within))
 		defer cancel()
@@ -57,7 +59,7 @@ func patient(ctx context.Context, c *call) doctor.Subject {
 	if s.StatusError = ask(thorough, http.MethodGet, "/privlink/examination", &s.Kernel); s.StatusError != nil {
 		return s
 	}
-	s.Status = &status
+	s.Status, s.BPFFS, s.StateDir = &status, s.Kernel.BPFFS, s.Kernel.StateDir
 	s.Mend = func() error { return ask(thorough, http.MethodPost, "/privlink/repair", new(api.Examination)) }
 	return s
 }

@@ -90,11 +90,16 @@ func (w *ward) doctor(args ...string) (found []doctor.Finding, code int) {
 
 func (w *ward) run(args ...string) (out string, code int) {
 	w.t.Helper()
-	d := w.daemon
-	cmd := exec.CommandContext(w.t.Context(), d.Binary, append([]string{"doctor", "--socket", d.Socket, "--bpffs", d.BPFFS, "--state-dir", d.StateDir}, args...)...)
+	return w.runIn(w.gw, append([]string{"--bpffs", w.daemon.BPFFS, "--state-dir", w.daemon.StateDir}, args...)...)
+}
+
+// runIn is run in another namespace, told where nothing but the socket is.
+func (w *ward) runIn(n *lab.Namespace, args ...string) (out string, code int) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), w.daemon.Binary, append([]string{"doctor", "--socket", w.daemon.Socket}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := w.gw.Do(cmd.Start); err != nil {
+	if err := n.Do(cmd.Start); err != nil {
 		w.t.Fatal(err)
 	}
 	err := cmd.Wait()
@@ -509,7 +514,30 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 		}
 	}
 	w.t = t
+	w.elsewhere()
 	w.noBPFFS()
+}
+
+// elsewhere examines a daemon whose folders are not the usual ones, which it says, and from another network namespace, where
+// nothing can be said of its interfaces.
+func (w *ward) elsewhere() {
+	w.clean(20 * time.Second)
+	if err := os.Chmod(w.daemon.StateDir, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	if out, code := w.runIn(w.gw, "--fix"); code != exitOK || !strings.Contains(out, "state-open") || !strings.Contains(out, "repaired: ") {
+		w.t.Errorf("told nothing of the folders: exit code %d: %s", code, out)
+	}
+	out, code := w.runIn(w.home, "-o", "json")
+	var found []doctor.Finding
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		w.t.Fatal(err)
+	}
+	found = slices.DeleteFunc(found, func(f doctor.Finding) bool { return f.Check == "feature-missing" })
+	if checksOf(found) != "other-namespace" || code != exitFailed {
+		w.t.Errorf("from another namespace: exit code %d: %s", code, out)
+	}
+	w.clean(5 * time.Second)
 }
 
 // pressurePercent is where doctor begins to warn.

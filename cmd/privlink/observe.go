@@ -10,6 +10,7 @@ import (
 
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/dataplane"
+	"github.com/privlink/privlink/pkg/doctor"
 	"github.com/privlink/privlink/pkg/server"
 )
 
@@ -35,7 +36,7 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 	}
 	for _, a := range control.Result.Attachments {
 		i := api.InterfaceStatus{
-			Network: a.Network, Interface: a.Attachment.Interface, VLAN: a.Attachment.VLAN, Hook: a.Hook, Mode: string(a.Mode), Why: a.Why,
+			Network: a.Network, Interface: a.Attachment.Interface, VLAN: a.Attachment.VLAN, Hook: a.Hook, Mode: string(a.Mode), Why: a.Why, Asked: string(a.Attachment.Mode),
 			MTU: a.MTU, TakesXDP: a.TakesXDP, Others: a.Others, Warnings: a.Warnings,
 		}
 		if len(a.MAC) > 0 {
@@ -56,8 +57,10 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 		degraded("%s of %s is in use by %s on %s", c.Addr, lastOf(c.Network), c.MAC, c.Interface)
 	}
 	for _, u := range control.Result.Unresolved {
-		status.Unresolved = append(status.Unresolved, api.UnresolvedBackend{Network: u.Network, Address: u.Addr.String(), Why: u.Why})
-		status.Warnings = append(status.Warnings, fmt.Sprintf("backend %s of %s cannot be reached: %s", u.Addr, lastOf(u.Network), u.Why))
+		status.Unresolved = append(status.Unresolved, api.UnresolvedBackend{Network: u.Network, Address: u.Addr.String(), Missing: string(u.Missing), Why: u.Why, Asking: u.Asking})
+		if !u.Asking {
+			status.Warnings = append(status.Warnings, fmt.Sprintf("backend %s of %s cannot be reached: %s", u.Addr, lastOf(u.Network), u.Why))
+		}
 	}
 	limits := d.inside.splice.Capacity()
 	status.Proxied = api.ProxiedStatus{Connections: d.inside.splice.Stats().Active, Limit: limits.Connections, LinkLimit: limits.PerLink}
@@ -136,7 +139,14 @@ func (d *daemon) Audit(ctx context.Context) (api.Audit, error) {
 
 // Examine implements server.Observer.
 func (d *daemon) Examine(context.Context) (api.Examination, error) {
-	check := api.Examination{Inner: d.inside.network.Interface(), SocketMode: uint32(d.socketMode), Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, Ports: []api.ScarcePorts{}}
+	check := api.Examination{
+		Inner: d.inside.network.Interface(), SocketMode: uint32(d.socketMode), BPFFS: d.bpffs, StateDir: d.stateDir,
+		Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, Ports: []api.ScarcePorts{},
+	}
+	var err error
+	if check.NetworkNamespace, err = doctor.NetworkNamespace(); err != nil {
+		return check, err
+	}
 	differences, err := d.plane.Differences()
 	if err != nil {
 		return check, err

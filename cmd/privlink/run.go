@@ -126,6 +126,12 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d := &daemon{log: log, started: c.env.now(), socketMode: mode}
+	if d.bpffs, err = filepath.Abs(c.own("bpffs")); err != nil {
+		return fmt.Errorf("find the bpffs folder: %w", err)
+	}
+	if d.stateDir, err = filepath.Abs(dir); err != nil {
+		return fmt.Errorf("find the state folder: %w", err)
+	}
 	inside, err := openInside(c.own("bpffs"), splice.Config{MaxConnections: config.ProxyConnections, MaxPerLink: config.ProxyConnectionsPerLink}, log)
 	switch {
 	case errors.Is(err, inner.ErrInUse):

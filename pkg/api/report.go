@@ -54,7 +54,10 @@ type LeftOut struct {
 type UnresolvedBackend struct {
 	Network string `json:"network"` // resource id
 	Address string `json:"privateIPAddress"`
+	Missing string `json:"missing"` // interface, answer, nextHop, nextHopsAnswer
 	Why     string `json:"why"`
+	// Asking says that it is not known yet: it was asked for just now.
+	Asking bool `json:"asking,omitempty"`
 }
 
 // AddressConflict names who else has an address.
@@ -72,9 +75,10 @@ type InterfaceStatus struct {
 	VLAN      uint16 `json:"vlan,omitempty"`
 	// Hook is tcx or clsact, empty if not attached.
 	Hook string `json:"hook,omitempty"`
-	// Mode is what was chosen, tc or xdp, and Why the reason.
+	// Mode is what was chosen, tc or xdp, and Why the reason. Asked is auto, tc or xdp.
 	Mode  string `json:"mode,omitempty"`
 	Why   string `json:"why,omitempty"`
+	Asked string `json:"modeAskedFor,omitempty"`
 	MAC   string `json:"mac,omitempty"`
 	MTU   int    `json:"mtu,omitempty"`
 	Error string `json:"error,omitempty"`
@@ -99,6 +103,10 @@ type Examination struct {
 	Inner string `json:"innerInterface"`
 	// SocketMode is that of the Unix socket as it was made, permission bits.
 	SocketMode uint32 `json:"socketMode"`
+	// NetworkNamespace is the daemon's, as /proc/self/ns/net names it; BPFFS and StateDir are its folders.
+	NetworkNamespace string `json:"networkNamespace"`
+	BPFFS            string `json:"bpffs"`
+	StateDir         string `json:"stateDir"`
 	// Ports are, for each service and frontend with flows, those towards the backend that has the fewest left.
 	Ports []ScarcePorts `json:"ports"`
 }

@@ -407,7 +407,7 @@ func (d *Dataplane) report() Result {
 		r.Conflicts = append(r.Conflicts, conflict)
 	}
 	for a, is := range p.unresolved {
-		r.Unresolved = append(r.Unresolved, Unresolved{a, is.why})
+		r.Unresolved = append(r.Unresolved, Unresolved{a, is.missing, is.why, is.asking})
 	}
 	for _, key := range slices.Sorted(maps.Keys(p.failed)) {
 		r.Failed = append(r.Failed, Failure{key, p.failed[key].Error()})

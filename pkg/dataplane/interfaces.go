@@ -193,7 +193,7 @@ func (d *Dataplane) bindAnew(dev device, attachments []Attachment) (_ *binding, 
 	}
 	if b.xdp == nil {
 		if err := d.att.attachXDP(b); err != nil {
-			return b, ModeTC, fmt.Sprintf("xdp refused: %v", err), append(warnings, fmt.Sprintf("%s runs without xdp: %v", dev.name, err)), nil
+			return b, ModeTC, fmt.Sprintf("xdp refused: %v", err), []string{fmt.Sprintf("%s runs without xdp: %v", dev.name, err)}, nil
 		}
 	}
 	return b, ModeXDP, why, warnings, nil

@@ -69,7 +69,8 @@ func (r *reach) direct(addr netip.Addr) bool {
 
 // unresolved is why it is not known where a target is.
 type unresolved struct {
-	why string
+	missing Missing
+	why     string
 	// asking says that it was not looked for long enough to say so.
 	asking bool
 }
@@ -79,12 +80,12 @@ type unresolved struct {
 func (d *Dataplane) locate(p *plan, r *reach, addr netip.Addr, b *bpfBackend) (missing unresolved, resolved bool) {
 	switch {
 	case len(r.ports) == 0:
-		return unresolved{why: "no interface of its network is attached"}, false
+		return unresolved{missing: MissingInterface, why: "no interface of its network is attached"}, false
 	case r.direct(addr):
 		lost, resolved := d.locateAt(p, r, hop{neigh.Key{VNet: r.vnet, Addr: addr}, r.ports}, b)
-		return unresolved{why: "nobody answers ARP for its address", asking: !lost}, resolved
+		return unresolved{missing: MissingAnswer, why: "nobody answers ARP for its address", asking: !lost}, resolved
 	case len(r.routers) == 0:
-		return unresolved{why: "it is in no subnet of its network, and no attachment has a next hop"}, false
+		return unresolved{missing: MissingNextHop, why: "it is in no subnet of its network, and no attachment has a next hop"}, false
 	}
 	silent, asking := make([]string, 0, len(r.routers)), false
 	for _, router := range r.routers {
@@ -94,7 +95,7 @@ func (d *Dataplane) locate(p *plan, r *reach, addr netip.Addr, b *bpfBackend) (m
 		}
 		silent, asking = append(silent, router.Addr.String()), asking || !lost
 	}
-	return unresolved{why: "nobody answers ARP for its next hop " + strings.Join(silent, " or "), asking: asking}, false
+	return unresolved{missing: MissingHopAnswer, why: "nobody answers ARP for its next hop " + strings.Join(silent, " or "), asking: asking}, false
 }
 
 // locateAt looks for one hop. Lost means that it was asked often enough.

@@ -66,12 +66,13 @@ func TestBackend_NotToBeFound_ProbeRefusedAndWhyTold(t *testing.T) {
 	for _, c := range []struct {
 		name, target string
 		change       func(*State)
+		missing      Missing
 		why          string
 	}{
-		{"itself", "10.0.1.99", func(*State) {}, "nobody answers ARP for its address"},
-		{"router", "192.0.2.10", func(s *State) { s.Networks[1].Attachments[0].NextHop = netip.MustParseAddr("10.0.0.1") }, "nobody answers ARP for its next hop 10.0.0.1"},
-		{"no router", "192.0.2.10", func(*State) {}, "it is in no subnet of its network, and no attachment has a next hop"},
-		{"no interface", "10.0.1.4", func(s *State) { s.Networks[1].Attachments = nil }, "no interface of its network is attached"},
+		{"itself", "10.0.1.99", func(*State) {}, MissingAnswer, "nobody answers ARP for its address"},
+		{"router", "192.0.2.10", func(s *State) { s.Networks[1].Attachments[0].NextHop = netip.MustParseAddr("10.0.0.1") }, MissingHopAnswer, "nobody answers ARP for its next hop 10.0.0.1"},
+		{"no router", "192.0.2.10", func(*State) {}, MissingNextHop, "it is in no subnet of its network, and no attachment has a next hop"},
+		{"no interface", "10.0.1.4", func(s *State) { s.Networks[1].Attachments = nil }, MissingInterface, "no interface of its network is attached"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g, _, _, _, s := newInner(t)
@@ -81,7 +82,7 @@ func TestBackend_NotToBeFound_ProbeRefusedAndWhyTold(t *testing.T) {
 			if _, err := g.d.Apply(context.Background(), s); err != nil {
 				t.Fatal(err)
 			}
-			if r := g.d.Result(); len(r.Unresolved) != 1 || r.Unresolved[0] != (Unresolved{Address{"providers", at}, c.why}) {
+			if r := g.d.Result(); len(r.Unresolved) != 1 || r.Unresolved[0] != (Unresolved{Address{"providers", at}, c.missing, c.why, strings.Contains(c.why, "ARP")}) {
 				t.Errorf("unresolved: %+v, want %s", r.Unresolved, c.why)
 			}
 			g.waitSame()

@@ -39,8 +39,21 @@ type Address struct {
 // Unresolved is a target that cannot be reached.
 type Unresolved struct {
 	Address
-	Why string // one line: who does not answer, or what is missing
+	Missing Missing
+	Why     string // one line: who does not answer, or what is missing
+	Asking  bool   // it was not looked for long enough to say so
 }
+
+// Missing is what a target lacks to be reached.
+type Missing string
+
+// What can be missing.
+const (
+	MissingInterface Missing = "interface"      // its network has no interface that is attached
+	MissingAnswer    Missing = "answer"         // it answers no ARP
+	MissingNextHop   Missing = "nextHop"        // it is in no subnet of its network, and no attachment has a next hop
+	MissingHopAnswer Missing = "nextHopsAnswer" // no next hop answers ARP
+)
 
 // Conflict names who else has an address.
 type Conflict struct {

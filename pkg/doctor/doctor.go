@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/privlink/privlink/pkg/api"
@@ -52,6 +53,8 @@ type Subject struct {
 	BPFFS    string
 	StateDir string
 	Socket   string
+	// Scope begins the ids, in lower case, of what the operator's commands find by its name alone; empty = everything.
+	Scope string
 
 	// Release is the kernel's, Features what it has of what is needed, and Proc where its settings are; empty = this machine's.
 	Release  string
@@ -119,6 +122,14 @@ func Repair(found []Finding) {
 		}
 		f.Repaired = true
 	}
+}
+
+// named is a resource as a command takes it.
+func (s *Subject) named(id string) string {
+	if strings.HasPrefix(strings.ToLower(id), s.Scope) {
+		return last(id)
+	}
+	return id
 }
 
 // mode is a finding for a file or folder that others may use, if they may.

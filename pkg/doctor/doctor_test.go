@@ -42,6 +42,7 @@ func newClinic(t *testing.T) *clinic {
 		t.Fatal(err)
 	}
 	c.Subject = Subject{
+		Kernel: api.Examination{NetworkNamespace: c.namespace(t)},
 		Status: &api.Status{
 			WantedRevision: 7, AppliedRevision: 7, SweepAgeSeconds: 1,
 			Interfaces: []api.InterfaceStatus{{Network: "consumers", Interface: "lan", Hook: "tcx", Mode: "xdp", MTU: 1500}},
@@ -51,6 +52,19 @@ func newClinic(t *testing.T) *clinic {
 		Features: []dataplane.Feature{{Name: "tc programs"}, {Name: "tcx", Instead: "clsact is used"}},
 	}
 	return c
+}
+
+// namespace is what NetworkNamespace says inside.
+func (c *clinic) namespace(t *testing.T) (name string) {
+	t.Helper()
+	err := c.gw.Do(func() (err error) {
+		name, err = NetworkNamespace()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // examine looks, inside the namespace.
@@ -128,6 +142,13 @@ func TestExamine_EachFinding_IsFoundRepairedAndGone(t *testing.T) {
 			func(c *clinic) { c.Status.LeftOut = nil },
 		},
 		{
+			"neighbour-asked", Info,
+			func(_ *testing.T, c *clinic) {
+				c.Status.Unresolved = []api.UnresolvedBackend{{Network: "/x/virtualnetworks/n", Address: "10.0.0.4", Asking: true}}
+			},
+			func(c *clinic) { c.Status.Unresolved = nil },
+		},
+		{
 			"sweep-late", Error,
 			func(_ *testing.T, c *clinic) { c.Status.SweepAgeSeconds = 60 },
 			func(c *clinic) { c.Status.SweepAgeSeconds = 0.5 },
@@ -171,5 +192,45 @@ func TestExamine_ManyEntriesDiffer_FirstAreShown(t *testing.T) {
 	found := s.examine(t)
 	if len(found) != mostEntries+1 || !strings.Contains(found[mostEntries].What, "980 entries more") {
 		t.Errorf("%d findings, the last %+v", len(found), found[len(found)-1])
+	}
+}
+
+// What is to be done is said in commands that do it: with the VLAN, with the id where the name alone would be another network's,
+// and for every attachment that asks for XDP.
+func TestExamine_VLANsOfAnotherScope_CommandsNameThem(t *testing.T) {
+	s := newClinic(t)
+	s.Scope = "/subscriptions/a/resourcegroups/default/"
+	const mine, other = "/subscriptions/a/resourceGroups/default/providers/x/virtualNetworks/mine", "/subscriptions/b/resourceGroups/default/providers/x/virtualNetworks/other"
+	s.Status.Interfaces = []api.InterfaceStatus{
+		{Network: mine, Interface: "lan", VLAN: 7, Hook: "tcx", Mode: "tc", Asked: "tc", Warnings: []string{"it has VLANs"}},
+		{Network: mine, Interface: "lan", VLAN: 8, Hook: "tcx", Mode: "tc", Asked: "xdp", Warnings: []string{"it has VLANs"}},
+		{Network: other, Interface: "lan", Hook: "tcx", Mode: "tc", Asked: "auto", Warnings: []string{"it has VLANs"}},
+		{Network: other, Interface: "gone", VLAN: 9, Error: "no such interface"},
+	}
+	found := s.examine(t)
+	if got := checks(found); !slices.Equal(got, []string{"xdp-refused", "not-attached"}) {
+		t.Fatalf("found %q", got)
+	}
+	for i, want := range []string{
+		"with TC: privlink vnet attach mine --interface lan --vlan 8 --mode tc; privlink vnet attach " + other + " --interface lan --mode tc",
+		"privlink vnet detach " + other + " --interface gone --vlan 9",
+	} {
+		if !strings.HasSuffix(found[i].Do, want) {
+			t.Errorf("%s: do %q, want %q", found[i].Check, found[i].Do, want)
+		}
+	}
+}
+
+// Each thing that a backend can lack has its own advice; one that this version does not know has some, too.
+func TestExamine_BackendUnresolved_AdviceIsForWhatIsMissing(t *testing.T) {
+	s := newClinic(t)
+	for missing, want := range map[string]string{
+		"interface": "attach the interface that it is behind", "answer": "start the machine", "nextHop": "name the router that it is behind",
+		"nextHopsAnswer": "start that router", "more": "see to what is missing",
+	} {
+		s.Status.Unresolved = []api.UnresolvedBackend{{Network: "/x/virtualnetworks/n", Address: "10.0.0.4", Missing: missing, Why: "so"}}
+		if found := s.examine(t); len(found) != 1 || found[0].Check != "neighbour-unresolved" || !strings.HasPrefix(found[0].Do, want) {
+			t.Errorf("%s: %+v", missing, found)
+		}
 	}
 }

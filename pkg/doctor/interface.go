@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,6 +29,17 @@ func interfaces(s *Subject) ([]Finding, error) {
 	if s.Status == nil {
 		return nil, nil
 	}
+	here, err := NetworkNamespace()
+	if err != nil {
+		return nil, err
+	}
+	if there := s.Kernel.NetworkNamespace; there != here {
+		return []Finding{{
+			Check: "other-namespace", Severity: Error, Object: there,
+			What: fmt.Sprintf("the daemon is in another network namespace than this command (%s): its interfaces cannot be looked at from here", here),
+			Do:   "nsenter -t PID -n privlink doctor, with the daemon's PID (systemctl show -p MainPID privlink)",
+		}}, nil
+	}
 	var found []Finding
 	attached := make(map[string]netlink.Link)
 	redirects := "" // an interface with XDP
@@ -42,7 +54,7 @@ func interfaces(s *Subject) ([]Finding, error) {
 				Check: "not-attached", Severity: Error, Object: a.Interface,
 				What: fmt.Sprintf("network %s gets nothing from %s: %s", last(a.Network), a.Interface, a.Error),
 				Do: fmt.Sprintf("make the interface, or follow what the message says: the daemon attaches it as soon as it can; "+
-					"or take it out: privlink vnet detach %s --interface %s", last(a.Network), a.Interface),
+					"or take it out: privlink vnet detach %s", s.attachment(a)),
 			})
 			continue
 		}
@@ -66,6 +78,15 @@ func interfaces(s *Subject) ([]Finding, error) {
 	found = append(found, mtus(attached)...)
 	its, err := inner(s)
 	return append(found, its...), err
+}
+
+// NetworkNamespace names the calling thread's network namespace, as /proc/self/ns/net does.
+func NetworkNamespace() (string, error) {
+	name, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		return "", fmt.Errorf("look up the network namespace: %w", err)
+	}
+	return name, nil
 }
 
 // inner looks at the interface that the daemon made for itself.
@@ -104,23 +125,40 @@ func programs(s *Subject, a api.InterfaceStatus) []Finding {
 		})
 	}
 	for _, w := range a.Warnings {
-		switch {
-		case strings.Contains(w, "runs without xdp"):
-			found = append(found, Finding{
-				Check: "xdp-refused", Severity: Warning, Object: a.Interface, What: w,
-				Do: fmt.Sprintf("free the hook or switch what the message names (the daemon tries again every 10 s); or be content with TC: "+
-					"privlink vnet attach %s --interface %s --mode tc", last(a.Network), a.Interface),
-			})
-		case a.Mode == "xdp":
+		if a.Mode == "xdp" {
 			found = append(found, Finding{
 				Check: "xdp-on-virtual", Severity: Info, Object: a.Interface,
 				What: w + "; what a machine behind it sends with its checksum left to the NIC, XDP has to pass on to TC",
-				Do: fmt.Sprintf("nothing, if it is meant so and nothing tagged comes from there; else privlink vnet attach %s --interface %s --mode tc",
-					last(a.Network), a.Interface),
+				Do:   "nothing, if it is meant so and nothing tagged comes from there; else " + s.leaveXDP(a.Interface),
 			})
+			continue
 		}
+		found = append(found, Finding{ // it was to be
+			Check: "xdp-refused", Severity: Warning, Object: a.Interface, What: w,
+			Do: "free the hook or switch what the message names (the daemon tries again every 10 s); or be content with TC: " + s.leaveXDP(a.Interface),
+		})
 	}
 	return found
+}
+
+// attachment is one as the commands of `privlink vnet` name it.
+func (s *Subject) attachment(a api.InterfaceStatus) string {
+	name := s.named(a.Network) + " --interface " + a.Interface
+	if a.VLAN != 0 {
+		name += fmt.Sprintf(" --vlan %d", a.VLAN)
+	}
+	return name
+}
+
+// leaveXDP are the commands after which no attachment of an interface asks for XDP.
+func (s *Subject) leaveXDP(name string) string {
+	var commands []string
+	for _, a := range s.Status.Interfaces {
+		if a.Interface == name && a.Asked != "tc" {
+			commands = append(commands, "privlink vnet attach "+s.attachment(a)+" --mode tc")
+		}
+	}
+	return strings.Join(commands, "; ")
 }
 
 // notTaken is an interface that XDP cannot send to.

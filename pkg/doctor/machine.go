@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/privlink/privlink/pkg/dataplane"
 )
 
 // oldest is the first kernel that has all that the dataplane needs.
@@ -96,10 +98,18 @@ func daemon(s *Subject) ([]Finding, error) {
 		})
 	}
 	for _, u := range s.Status.Unresolved {
+		if u.Asking {
+			found = append(found, Finding{
+				Check: "neighbour-asked", Severity: Info, Object: u.Address,
+				What: fmt.Sprintf("backend %s of network %s is being asked for its MAC", u.Address, last(u.Network)),
+				Do:   "ask again in a moment",
+			})
+			continue
+		}
 		found = append(found, Finding{
 			Check: "neighbour-unresolved", Severity: Warning, Object: u.Address,
 			What: fmt.Sprintf("backend %s of network %s gets no new flows: %s", u.Address, last(u.Network), u.Why),
-			Do:   relief(last(u.Network), u.Why),
+			Do:   relief(s.named(u.Network), dataplane.Missing(u.Missing)),
 		})
 	}
 	if s.Status.SweepAgeSeconds > sweepLate {
@@ -113,17 +123,19 @@ func daemon(s *Subject) ([]Finding, error) {
 }
 
 // relief is what to do about a backend of a network that is not found.
-func relief(network, why string) string {
+func relief(network string, missing dataplane.Missing) string {
 	attach := "privlink vnet attach " + network + " --interface NAME"
-	switch {
-	case strings.Contains(why, "ARP for its address"):
+	switch missing {
+	case dataplane.MissingAnswer:
 		return "start the machine, and look at its address and its cable; or attach the interface that it is behind (" + attach + "); or take it out of its pool"
-	case strings.Contains(why, "ARP for its next hop"):
+	case dataplane.MissingHopAnswer:
 		return "start that router, or name the right one: " + attach + " --next-hop IP"
-	case strings.Contains(why, "no attachment has a next hop"):
+	case dataplane.MissingNextHop:
 		return "name the router that it is behind: " + attach + " --next-hop IP"
+	case dataplane.MissingInterface:
+		return "attach the interface that it is behind: " + attach
 	}
-	return "attach the interface that it is behind: " + attach
+	return "see to what is missing; the daemon looks again by itself"
 }
 
 // last is a resource's name in its id.

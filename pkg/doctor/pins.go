@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -74,7 +75,15 @@ func bpffs(s *Subject) ([]Finding, error) {
 		repair: func() error { return dataplane.MountBPFFS(s.BPFFS) },
 	}
 	if s.Mend != nil {
-		f.repair = s.Mend // and pins again what was there
+		f.repair = func() error {
+			if err := s.Mend(); err != nil { // which pins again what was there
+				return err
+			}
+			if on, err := dataplane.OnBPFFS(s.BPFFS); on || err != nil {
+				return err
+			}
+			return errors.New("the daemon has it, among mounts of its own: look from there (nsenter -t PID -m -n privlink doctor)")
+		}
 	}
 	return []Finding{f}, nil
 }

@@ -45,7 +45,7 @@ func tables(s *Subject) ([]Finding, error) {
 			Check: "port-pressure", Severity: Warning, Object: p.ID,
 			What: fmt.Sprintf("%d of the %d %s ports that the NAT IPs of service %s have towards %s are used or rest: when all are, new flows to it are refused",
 				p.Used, p.Size, p.Protocol, last(p.ID), p.Backend),
-			Do: fmt.Sprintf("give the service a NAT IP more, up to 8 (privlink service update %s --nat-ip-count N), or its pool a backend more", last(p.ID)),
+			Do: fmt.Sprintf("give the service a NAT IP more, up to 8 (privlink service update %s --nat-ip-count N; where their addresses were chosen, --nat-ip for each of them and the new one), or its pool a backend more", s.named(p.ID)),
 		}
 		if strings.Contains(p.ID, "/frontendipconfigurations/") {
 			f.What = fmt.Sprintf("%d of the %d %s ports that frontend %s has towards %s are used or rest: when all are, new flows of its own network to it are refused",
