@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -78,9 +79,40 @@ func (in *inside) join(plane *dataplane.Dataplane, changed func()) (err error) {
 func (in *inside) run(ctx context.Context, plane *dataplane.Dataplane) error {
 	var group sync.WaitGroup
 	group.Go(func() { in.prober.Run(ctx) })
+	group.Go(func() { in.guard(ctx) })
 	err := in.splice.Run(ctx, plane)
 	group.Wait()
 	return err
+}
+
+// guardInner is how often the inner network's interface is looked for. What somebody took away is repaired as fast as a pin is.
+const guardInner = time.Second
+
+// guard makes the interface anew when somebody deletes it, until ctx ends: all probes go through it, and backends that cannot be asked
+// would soon take no flows. The dataplane attaches the new one as any other.
+func (in *inside) guard(ctx context.Context) {
+	tick := time.NewTicker(guardInner)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		restored, err := in.network.Restore()
+		log := in.log.WithField("interface", in.network.Interface())
+		switch {
+		case err == nil:
+			said = ""
+		case err.Error() != said: // once, not every second
+			said = err.Error()
+			log.WithError(err).Error("restoring privlink's own interface (PROXY services and probes do not work without it)")
+		}
+		if restored {
+			log.Warn("made privlink's own interface anew: somebody took it away")
+		}
+	}
 }
 
 // close releases handles; network and namespace stay for the next daemon if this one has served, or if they are an earlier

@@ -41,18 +41,39 @@ const afterHeader = 300 * time.Millisecond
 // maxBody is how much of a body is read so that the connection ends in order, in bytes.
 const maxBody = 64 << 10
 
-// ask probes once and returns whether the backend is healthy, and why. A dialler's
-// inner.ErrNotAdmitted says nothing about the backend: asked is false then; unless it was looked for and does not answer.
-func ask(ctx context.Context, dial Dial, c *Check) (healthy, asked bool, why string) {
+// verdict is what came of one probe.
+type verdict int
+
+const (
+	unwell verdict = iota
+	well
+	// notAdmitted: the dataplane does not know the backend, yet or any more.
+	notAdmitted
+	// unable: nothing could be sent from here, which is not the backend's fault.
+	unable
+)
+
+// ask probes once and returns what came of it, and why. A dialler's inner.ErrNotAdmitted says nothing about the backend, unless it
+// was looked for and does not answer.
+func ask(ctx context.Context, dial Dial, c *Check) (verdict, string) {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	conn, err := dial(ctx, c.To)
 	if err != nil {
-		asked = !errors.Is(err, inner.ErrNotAdmitted) || errors.Is(err, inner.ErrUnresolved)
-		return false, asked, "connect: " + cause(err)
+		v := unwell
+		switch {
+		case errors.Is(err, inner.ErrLocal):
+			v = unable
+		case errors.Is(err, inner.ErrNotAdmitted) && !errors.Is(err, inner.ErrUnresolved):
+			v = notAdmitted
+		}
+		return v, "connect: " + cause(err)
 	}
-	healthy, why = askOn(ctx, conn, c)
-	return healthy, true, why
+	healthy, why := askOn(ctx, conn, c)
+	if healthy {
+		return well, why
+	}
+	return unwell, why
 }
 
 // askOn probes on a connection, and closes it.

@@ -143,9 +143,9 @@ func TestAsk_EveryKindAndServer_VerdictAndReason(t *testing.T) {
 			c.check.To.Target = c.to
 			c.check.Timeout = 2 * time.Second
 			check := c.check.withDefaults()
-			healthy, _, why := ask(t.Context(), direct, &check)
-			if healthy != c.healthy {
-				t.Errorf("healthy %v (%s), want %v", healthy, why, c.healthy)
+			v, why := ask(t.Context(), direct, &check)
+			if (v == well) != c.healthy {
+				t.Errorf("healthy %v (%s), want %v", v == well, why, c.healthy)
 			}
 			for _, part := range c.reasons {
 				if !strings.Contains(why, part) {
@@ -168,7 +168,7 @@ func TestAsk_Healthy_ConnectionEndsInOrder(t *testing.T) {
 			end <- err
 		})
 		check := Check{Kind: TCP, Header: header, To: inner.Destination{Target: to}, Interval: time.Second}.withDefaults()
-		if healthy, _, why := ask(t.Context(), direct, &check); !healthy {
+		if v, why := ask(t.Context(), direct, &check); v != well {
 			t.Fatal(why)
 		}
 		if err := <-end; err != nil {

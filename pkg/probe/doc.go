@@ -12,6 +12,7 @@
 //     is held down longer;
 //   - nobody is taken out for not having been asked yet: the checks of a new group count as healthy until
 //     their first result, and one that is asked on another way keeps its verdict;
+//   - what cannot be sent for want of something on this machine is no result: verdicts stay;
 //   - a result belongs to the check that was asked: one that was replaced reports nothing.
 //
 // Files: check.go what is asked, ask.go asking, hint.go what an error suggests, history.go

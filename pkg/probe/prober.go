@@ -44,6 +44,7 @@ type Prober struct {
 	queue    queue
 	underWay int
 	owners   map[string]*owner // with something due or under way
+	unable   bool              // the last probe could not be sent
 }
 
 // owner is what checks of one owner have to do with each other. Guarded by the prober's lock.
@@ -65,8 +66,7 @@ type entry struct {
 
 type outcome struct {
 	entry   *entry
-	healthy bool
-	asked   bool
+	verdict verdict
 	reason  string
 	at      time.Time
 	took    time.Duration
@@ -201,9 +201,9 @@ func (p *Prober) ended(ctx context.Context) <-chan struct{} {
 // ask runs one probe; the check is passed by value, as the entry is guarded.
 func (p *Prober) ask(ctx context.Context, e *entry, c Check) {
 	start := time.Now()
-	healthy, asked, why := ask(ctx, p.dial, &c)
+	v, why := ask(ctx, p.dial, &c)
 	end := time.Now()
-	p.done <- outcome{e, healthy, asked, why, end, end.Sub(start)}
+	p.done <- outcome{e, v, why, end, end.Sub(start)}
 }
 
 // take gives out those due entries that may be asked now, and says when the next one is due.
@@ -277,20 +277,23 @@ func (p *Prober) learn(o outcome) {
 		p.mu.Unlock()
 		return
 	}
-	if !o.asked && e.waited < maxWaited {
-		e.waited++
+	p.sayUnable(o)
+	if o.verdict == unable || o.verdict == notAdmitted && e.waited < maxWaited {
+		if o.verdict == notAdmitted {
+			e.waited++
+		}
 		e.due = o.at.Add(min(waitAdmitted, e.check.Interval))
 		heap.Push(&p.queue, e)
 		p.mu.Unlock()
 		return
 	}
-	if o.asked {
+	if o.verdict != notAdmitted {
 		e.waited = 0
 	}
-	changed := e.history.observe(o.healthy, &e.check, o.at)
+	changed := e.history.observe(o.verdict == well, &e.check, o.at)
 	e.result.Healthy, e.result.Since = e.history.healthy, e.history.since
 	e.result.Reason, e.result.At, e.result.Took = o.reason, o.at, o.took
-	if o.healthy {
+	if o.verdict == well {
 		e.result.Succeeded++
 	} else {
 		e.result.Failed++
@@ -305,6 +308,18 @@ func (p *Prober) learn(o outcome) {
 	if changed {
 		p.log.WithFields(logrus.Fields{"check": result.Key, "healthy": result.Healthy, "reason": result.Reason}).Info("backend health")
 		p.report(result)
+	}
+}
+
+// sayUnable logs once that probes cannot be sent, and once that they can again. The lock is held.
+func (p *Prober) sayUnable(o outcome) {
+	if is := o.verdict == unable; is != p.unable {
+		p.unable = is
+		if is {
+			p.log.WithField("reason", o.reason).Error("probes cannot be sent; backends count as what they were until they can (privlink doctor says what is missing)")
+		} else {
+			p.log.Info("probes are sent again")
+		}
 	}
 }
 

@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/privlink/privlink/pkg/splice/inner"
 )
@@ -340,6 +345,65 @@ func TestProber_NotAdmittedYet_WaitsInsteadOfFailing(t *testing.T) {
 		time.Sleep(time.Minute)
 		if r := p.Results()["0"]; r.Healthy || r.Reason != "connect: not admitted: no such backend" {
 			t.Errorf("a minute after the backend went: %+v", r)
+		}
+	})
+}
+
+// accepted is a connection to a backend that listens, and reads what it is sent.
+func accepted() Conn {
+	ours, its := net.Pipe()
+	go func() { _, _ = io.Copy(io.Discard, its) }()
+	return pipe{ours}
+}
+
+type pipe struct{ net.Conn }
+
+func (pipe) SetLinger(int) error { return nil }
+
+// What this machine lacks takes no backend out, however long it lasts, and is said once.
+func TestProber_NothingCanBeSent_VerdictsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startProber(t, &world{})
+		said := test.NewLocal(p.log.(*logrus.Logger))
+		var lacking atomic.Bool
+		p.dial = func(context.Context, inner.Destination) (Conn, error) {
+			if lacking.Load() {
+				return nil, fmt.Errorf("%w: make socket: %w", inner.ErrLocal, syscall.EMFILE)
+			}
+			return accepted(), nil
+		}
+		list := checks(2, 5*time.Second)
+		list[1].Group = "other"
+		p.Set(list[:1])
+		time.Sleep(20 * time.Second)
+		before, known := p.Result("0")
+		if !known || !before.Healthy {
+			t.Fatalf("asked: %+v, known %v", before, known)
+		}
+		lacking.Store(true)
+		p.Set(list)
+		time.Sleep(5 * time.Minute)
+		if r, _ := p.Result("0"); r != before {
+			t.Errorf("minutes after the last probe that was sent: %+v, before %+v", r, before)
+		}
+		if r, known := p.Result("1"); known || !r.Healthy {
+			t.Errorf("never asked: %+v, known %v", r, known)
+		}
+		lacking.Store(false)
+		time.Sleep(10 * time.Second)
+		for _, key := range []string{"0", "1"} {
+			if r, known := p.Result(key); !known || r.At.Before(before.At.Add(5*time.Minute)) {
+				t.Errorf("check %s, when probes can be sent again: %+v, known %v", key, r, known)
+			}
+		}
+		var messages []string
+		for _, e := range said.AllEntries() {
+			if word, _, _ := strings.Cut(e.Message, ";"); strings.HasPrefix(word, "probes ") {
+				messages = append(messages, word)
+			}
+		}
+		if !slices.Equal(messages, []string{"probes cannot be sent", "probes are sent again"}) {
+			t.Errorf("it said %q", messages)
 		}
 	})
 }

@@ -79,7 +79,7 @@ func (d *Dialer) serve() {
 
 // Dial connects to a destination. The connection resets when it is closed unless its linger is
 // changed. Errors keep what the kernel said (syscall.ECONNREFUSED, ...); with the context's
-// deadline over it is os.ErrDeadlineExceeded, and ErrNotAdmitted if nothing was sent.
+// deadline over it is os.ErrDeadlineExceeded, and ErrNotAdmitted or ErrLocal if nothing was sent.
 func (d *Dialer) Dial(ctx context.Context, to Destination) (*Conn, error) {
 	select {
 	case <-d.stop: // first, as the thread may not have noticed yet
@@ -90,7 +90,7 @@ func (d *Dialer) Dial(ctx context.Context, to Destination) (*Conn, error) {
 	way, err := d.ports.Take()
 	d.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrLocal, err)
 	}
 	source, far := way.Source, way.Far(to.Target.Port())
 	defer func() {
@@ -114,7 +114,7 @@ func (d *Dialer) Dial(ctx context.Context, to Destination) (*Conn, error) {
 	}
 	made := <-done
 	if made.err != nil {
-		return nil, made.err
+		return nil, fmt.Errorf("%w: %w", ErrLocal, made.err)
 	}
 	return newConn(ctx, made.fd, source, far)
 }

@@ -6,8 +6,11 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // recorder is a door that remembers who may pass.
@@ -76,6 +79,23 @@ func TestDialer_NotAdmitted_NothingIsSent(t *testing.T) {
 	d := mustDialer(t, &recorder{refuse: refusal})
 	if _, err := d.Dial(t.Context(), Destination{Target: netip.MustParseAddrPort("10.0.0.1:80")}); !errors.Is(err, refusal) || !errors.Is(err, ErrNotAdmitted) {
 		t.Errorf("dial: %v, want the door's refusal", err)
+	}
+}
+
+// What is missing on this machine is told from what the destination does.
+func TestDialer_InterfaceGone_ErrLocal(t *testing.T) {
+	door := &recorder{entries: make(map[netip.AddrPort]Destination)}
+	d := mustDialer(t, door)
+	link, err := netlink.LinkByName("plinner")
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.Dial(t.Context(), Destination{Target: netip.MustParseAddrPort("10.0.0.1:80")})
+	if !errors.Is(err, ErrLocal) || !errors.Is(err, syscall.ENETUNREACH) || len(door.entries) != 0 {
+		t.Errorf("dial: %v, and %d entries are left", err, len(door.entries))
 	}
 }
 

@@ -27,6 +27,10 @@ type Door interface {
 	Withdraw(source netip.AddrPort)
 }
 
+// ErrLocal says that nothing was sent for want of something on this machine: descriptors, or the inner VNet's interface. It tells
+// nothing about the destination.
+var ErrLocal = errors.New("not possible from here")
+
 // ErrNotAdmitted says that the dataplane does not know the destination, yet or any more.
 var ErrNotAdmitted = errors.New("not admitted")
 

@@ -106,6 +106,24 @@ func Remove(config Config) error {
 	return errors.Join(errs...)
 }
 
+// Restore makes the veth pair anew where the gateway's end has no longer its name, because somebody deleted, renamed or moved
+// it, and says whether that was so. The namespace stays, and with it the sockets and connections in it: they go on when
+// the dataplane is attached again.
+func (n *Network) Restore() (restored bool, err error) {
+	_, err = netlink.LinkByName(n.config.Interface)
+	var missing netlink.LinkNotFoundError
+	if err == nil {
+		return false, nil
+	}
+	if !errors.As(err, &missing) {
+		return false, fmt.Errorf("look for %s: %w", n.config.Interface, err)
+	}
+	if err := n.connect(); err != nil {
+		return false, err
+	}
+	return true, n.Do(n.configure)
+}
+
 // Interface is the name of the gateway's end.
 func (n *Network) Interface() string { return n.config.Interface }
 
@@ -221,6 +239,11 @@ func (n *Network) connect() error {
 		}
 	case !errors.As(err, &missing):
 		return fmt.Errorf("find %s: %w", n.config.Interface, err)
+	default:
+		// A far end without ours belongs to one that was renamed or moved away, and goes with it.
+		if err := n.Do(dropInside); err != nil {
+			return err
+		}
 	}
 
 	// The same address at both ends: without ARP a device sends to its own.
@@ -245,6 +268,22 @@ func (n *Network) hasInside() bool {
 		_, err := netlink.LinkByName(insideName)
 		return err
 	}) == nil
+}
+
+// dropInside deletes the far end, if there is one; it runs inside the namespace.
+func dropInside() error {
+	link, err := netlink.LinkByName(insideName)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil {
+		return fmt.Errorf("replace %s: %w", insideName, err)
+	}
+	return nil
 }
 
 // raise brings up the gateway's end, silent: no ARP, no IPv6.

@@ -112,6 +112,57 @@ func TestSetup_NamespaceLost_MakesBothAnew(t *testing.T) {
 	}
 }
 
+// Whoever deletes, renames or moves the gateway's end, the wire is made anew, and sockets made before use it. A start that finds
+// the network so makes do with it, too.
+func TestRestore_GatewaysEndTakenAway_SocketsGoOn(t *testing.T) {
+	config := testConfig(t)
+	n := mustSetup(t, config)
+	if restored, err := n.Restore(); restored || err != nil {
+		t.Errorf("restore what is there: %t, %v", restored, err)
+	}
+	ports := NewPorts(0)
+	for what, take := range map[string]func(netlink.Link) error{
+		"deleted": netlink.LinkDel,
+		"renamed": func(l netlink.Link) error { return netlink.LinkSetName(l, "other") },
+		"moved":   func(l netlink.Link) error { return netlink.LinkSetNsFd(l, int(n.inside)) },
+	} {
+		for _, starts := range []bool{false, true} {
+			fd := socketIn(t, n)
+			link, err := netlink.LinkByName(config.Interface)
+			if err == nil {
+				err = take(link)
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if starts {
+				n.Close()
+				n = mustSetup(t, config)
+			} else if restored, err := n.Restore(); !restored || err != nil {
+				t.Fatalf("%s: restored %t, %v", what, restored, err)
+			}
+			if _, err := netlink.LinkByName("other"); err == nil {
+				t.Errorf("%s: what was the gateway's end is still there", what)
+			}
+			way, err := ports.Take()
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantSYN(t, fd, way.Source, way.Far(443))
+		}
+	}
+}
+
+// socketIn makes a Socket inside.
+func socketIn(t *testing.T, n *Network) (fd int) {
+	t.Helper()
+	if err := n.Do(func() (err error) { fd, err = Socket(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
 func TestRemove_NothingThere_NoError(t *testing.T) {
 	config := testConfig(t)
 	mustSetup(t, config)
@@ -181,6 +232,19 @@ func TestDo_Returns_ThreadsAreOutsideAgain(t *testing.T) {
 // TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd shows what the dataplane gets to see.
 func TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd(t *testing.T) {
 	n := mustSetup(t, testConfig(t))
+	ports := NewPorts(0)
+	for range 2 {
+		way, err := ports.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantSYN(t, socketIn(t, n), way.Source, way.Far(443))
+	}
+}
+
+// wantSYN connects a Socket, and wants its SYN at the gateway's end.
+func wantSYN(t *testing.T, fd int, source, to netip.AddrPort) {
+	t.Helper()
 	link, err := netlink.LinkByName("plinner")
 	if err != nil {
 		t.Fatal(err)
@@ -197,40 +261,21 @@ func TestConnect_AnyFarAddress_SYNLeavesTheGatewaysEnd(t *testing.T) {
 	if err := unix.SetsockoptTimeval(sniffer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		t.Fatal(err)
 	}
-
-	ports := NewPorts(0)
-	for range 2 {
-		way, err := ports.Take()
-		if err != nil {
-			t.Fatal(err)
-		}
-		source, to := way.Source, way.Far(443)
-		if err := n.Do(func() error {
-			fd, err := Socket()
-			if err == nil {
-				err = Connect(fd, source, to)
-			}
-			if err != nil {
-				return err
-			}
-			return unix.Close(fd)
-		}); err != nil {
-			t.Fatal(err)
-		}
-
-		frame := make([]byte, 2000)
-		size, from, err := unix.Recvfrom(sniffer, frame, 0)
-		if err != nil {
-			t.Fatalf("no SYN left the inner VNet: %v", err)
-		}
-		ip := frame[14:size]
-		got := [2]netip.Addr{netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))}
-		if got != [2]netip.Addr{source.Addr(), to.Addr()} {
-			t.Errorf("packet %v, want %v -> %v", got, source, to)
-		}
-		if kind := from.(*unix.SockaddrLinklayer).Pkttype; kind != unix.PACKET_HOST {
-			t.Errorf("packet type %d: the dataplane would take it for somebody else's", kind)
-		}
+	if err := Connect(fd, source, to); err != nil {
+		t.Fatal(err)
+	}
+	frame := make([]byte, 2000)
+	size, from, err := unix.Recvfrom(sniffer, frame, 0)
+	if err != nil {
+		t.Fatalf("no SYN left the inner VNet: %v", err)
+	}
+	ip := frame[14:size]
+	got := [2]netip.Addr{netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))}
+	if got != [2]netip.Addr{source.Addr(), to.Addr()} {
+		t.Errorf("packet %v, want %v -> %v", got, source, to)
+	}
+	if kind := from.(*unix.SockaddrLinklayer).Pkttype; kind != unix.PACKET_HOST {
+		t.Errorf("packet type %d: the dataplane would take it for somebody else's", kind)
 	}
 }
 
