@@ -51,7 +51,7 @@ func refusesToStart(t *testing.T, l *lab.Lab, d *lab.Daemon, want string) {
 		}
 	})
 	if out := p.Output(); !strings.Contains(out, want) || strings.Contains(out, "panic") {
-		t.Errorf("it said: %s", out)
+		t.Errorf("it said: %s\nwant %q", out, want)
 	}
 	if _, err := os.Stat(filepath.Join(d.BPFFS, "links", "tcx-eth1")); err != nil {
 		t.Errorf("the attachment of before: %v", err)
@@ -60,18 +60,7 @@ func refusesToStart(t *testing.T, l *lab.Lab, d *lab.Daemon, want string) {
 
 func TestStore_DiskFull_WriteIsRefusedAndNothingElse(t *testing.T) {
 	_, d := smallDisk(t)
-	filler := filepath.Join(d.StateDir, "filler")
-	file, err := os.Create(filler)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	for err == nil {
-		_, err = file.Write(make([]byte, 4096))
-	}
-	if !errors.Is(err, unix.ENOSPC) {
-		t.Fatal(err)
-	}
+	filler := fillDisk(t, d.StateDir)
 	var failed error
 	for i := 0; failed == nil && i < 200; i++ { // the file may have some room left inside
 		_, failed = d.CLI(t.Context(), "vnet", "create", "net"+strings.Repeat("x", i%50+1), "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.0.0/24")
@@ -86,7 +75,6 @@ func TestStore_DiskFull_WriteIsRefusedAndNothingElse(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	file.Close()
 	if out, err := d.CLI(t.Context(), "vnet", "create", "later", "--prefix", "10.0.0.0/16", "--subnet", "default=10.0.0.0/24"); err != nil {
 		t.Errorf("with room again: %v\n%s", err, out)
 	}
@@ -128,6 +116,55 @@ func TestStore_DamagedOrReadOnly_DaemonRefusesAndTheKernelGoesOn(t *testing.T) {
 	if out, err := d.CLI(t.Context(), "vnet", "show", "net"); err != nil || !strings.Contains(out, "eth1") {
 		t.Errorf("with the store as it was: %v\n%s", err, out)
 	}
+}
+
+// A store that is whole and cannot be opened must not be called damaged: the advice for that is to start without it, which ends
+// everything it has.
+func TestStore_CannotBeOpened_SaysWhyAndNotDamaged(t *testing.T) {
+	l, d := smallDisk(t)
+	d.Kill()
+	name := filepath.Join(d.StateDir, "state.db")
+	if err := errors.Join(unix.Mount(name, name, "", unix.MS_BIND, ""), unix.Mount("", name, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")); err != nil {
+		t.Fatal(err)
+	}
+	refusesToStart(t, l, d, "open state: open store "+name+": open "+name+": read-only file system (make that file system writable again")
+	if err := unix.Unmount(name, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(name, name+".away"); err != nil {
+		t.Fatal(err)
+	}
+	filler := fillDisk(t, d.StateDir)
+	refusesToStart(t, l, d, "open state: open store "+name+": write "+name+": no space left on device (make room there; what is in the file is whole)")
+	if err := errors.Join(os.Remove(filler), os.Rename(name+".away", name)); err != nil {
+		t.Fatal(err)
+	}
+	filler = fillDisk(t, d.StateDir)
+	d.Start(t.Context()) // a restart takes no room
+	if out, err := d.CLI(t.Context(), "vnet", "show", "net"); err != nil || !strings.Contains(out, "eth1") {
+		t.Errorf("restarted on a full disk: %v\n%s", err, out)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fillDisk writes a file until there is no room for more.
+func fillDisk(t *testing.T, dir string) (filler string) {
+	t.Helper()
+	filler = filepath.Join(dir, "filler")
+	file, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for err == nil {
+		_, err = file.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	return filler
 }
 
 // A store on a disk that refuses writes, or a damaged one, is no business of plain flows.

@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // The layout of the file: bucket "meta" has "schema" and "revision" (8 bytes, big endian);
@@ -68,18 +70,21 @@ func openFile(path string) (db *bbolt.DB, err error) {
 			}
 		}
 	}()
+	// A pointer into nowhere is a fault of the mapped file; here it becomes a panic of this goroutine. Open follows the one to the
+	// list of free pages.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockWait})
 	switch {
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w (is another privlink running? use another --state-dir for a second one)", ErrLocked)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("%w (run as root, or choose --state-dir)", err)
-	case err != nil:
+	case err != nil && !ofTheDisk(err):
 		return nil, damaged(err)
+	case err != nil:
+		return nil, err
 	}
-	// A pointer into nowhere is a fault of the mapped file; here it becomes a panic of this goroutine. Check
-	// works in another one and comes second, when every page has been read.
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	// Check works in another goroutine, whose faults nobody could recover: it comes second, when every page has been read.
 	err = db.View(func(tx *bbolt.Tx) error {
 		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
 			return b.ForEach(func(_, _ []byte) error { return nil })
@@ -98,12 +103,29 @@ func openFile(path string) (db *bbolt.DB, err error) {
 
 func damaged(err error) error { return fmt.Errorf("%w: %w", ErrDamaged, err) }
 
+// ofTheDisk tells what the system refuses from what is wrong in the file: nobody should move away a file that is whole. What cannot be
+// read (EIO) is damage, and so is what cannot be mapped as it is (EINVAL).
+func ofTheDisk(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && errno != unix.EIO && errno != unix.EINVAL
+}
+
 // advised adds to an error of the store's own file what to do about it.
 func advised(err error) error {
-	if errors.Is(err, ErrDamaged) {
-		return fmt.Errorf("%w (move the file away, start without state, and `privlink restore` a backup)", err)
+	advice := ""
+	switch {
+	case errors.Is(err, ErrDamaged):
+		advice = "move the file away, start without state, and `privlink restore` a backup"
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		advice = "make room there; what is in the file is whole"
+	case errors.Is(err, unix.EROFS):
+		advice = "make that file system writable again, dmesg may say why it is not; the file is whole"
+	case errors.Is(err, unix.EMFILE):
+		advice = "raise the limit of open files, LimitNOFILE= in the systemd unit"
+	default:
+		return err
 	}
-	return err
+	return fmt.Errorf("%w (%s)", err, advice)
 }
 
 // prepare makes the buckets of a new file, brings an old one to this version's schema, and checks what is in it.

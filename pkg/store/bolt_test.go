@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.etcd.io/bbolt"
@@ -129,6 +131,15 @@ func TestBolt_DamagedFile_IsRefusedWithAdvice(t *testing.T) {
 			d[bytes.Index(d, []byte("key150"))+len("key150")+7] ^= 64
 			return d
 		}},
+		{"a wild pointer to the free pages", func(d []byte) []byte {
+			for _, root := range [][]byte{d[16:4096], d[4096+16 : 8192]} { // behind the page's header, in the machine's byte order
+				binary.NativeEndian.PutUint64(root[32:], 1<<34) // 64 TiB from here, where nothing is mapped
+				sum := fnv.New64a()
+				sum.Write(root[:56])
+				binary.NativeEndian.PutUint64(root[56:], sum.Sum64())
+			}
+			return d
+		}},
 		{"wild pointers", func(d []byte) []byte {
 			page := bytes.Index(d, []byte("key150")) &^ 4095
 			for i := page + 8; i < page+400; i++ {
@@ -151,6 +162,27 @@ func TestBolt_DamagedFile_IsRefusedWithAdvice(t *testing.T) {
 				t.Error("the file was changed")
 			}
 		})
+	}
+}
+
+// What the system refuses says nothing about the file.
+func TestBolt_CannotBeOpened_IsNotDamaged(t *testing.T) {
+	for _, c := range []struct {
+		err     error
+		damaged bool
+	}{
+		{&os.PathError{Op: "open", Path: "s", Err: syscall.EMFILE}, false},
+		{&os.PathError{Op: "write", Path: "s", Err: syscall.ENOSPC}, false},
+		{fmt.Errorf("mmap: %w", syscall.ENOMEM), false},
+		{&os.PathError{Op: "read", Path: "s", Err: syscall.EIO}, true},
+		{errors.New("file size too small"), true},
+	} {
+		if ofTheDisk(c.err) == c.damaged {
+			t.Errorf("%v: damaged %t, want %t", c.err, !c.damaged, c.damaged)
+		}
+	}
+	if _, err := OpenBolt(t.TempDir()); !errors.Is(err, syscall.EISDIR) || errors.Is(err, ErrDamaged) {
+		t.Errorf("a folder in its place: %v", err)
 	}
 }
 
