@@ -262,8 +262,16 @@ func foreign(kind ebpf.ProgramType, pass int32) (*ebpf.Program, error) {
 	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: "somebody", Type: kind, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()}})
 }
 
-// occupy attaches such a program to an interface, in front of ours.
+// occupy attaches such a program to an interface's way in, in front of ours, and occupyEgress to its way out.
 func (w *ward) occupy(name string, kind ebpf.ProgramType) error {
+	return w.attach(name, kind, ebpf.AttachTCXIngress)
+}
+
+func (w *ward) occupyEgress(name string) error {
+	return w.attach(name, ebpf.SchedCLS, ebpf.AttachTCXEgress)
+}
+
+func (w *ward) attach(name string, kind ebpf.ProgramType, hook ebpf.AttachType) error {
 	return w.gw.Do(func() error {
 		iface, err := net.InterfaceByName(name)
 		if err != nil {
@@ -282,13 +290,35 @@ func (w *ward) occupy(name string, kind ebpf.ProgramType) error {
 			if p, err = foreign(kind, tcxNext); err != nil {
 				return err
 			}
-			l, err = ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: iface.Index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: ebpflink.Head()})
+			l, err = ebpflink.AttachTCX(ebpflink.TCXOptions{Interface: iface.Index, Program: p, Attach: hook, Anchor: ebpflink.Head()})
 		}
 		if err != nil {
 			return errors.Join(err, p.Close())
 		}
 		w.closers = append(w.closers, l.Close, p.Close)
 		return nil
+	})
+}
+
+// occupyFilter attaches such a program to an interface's way out, as a tc filter.
+func (w *ward) occupyFilter(name string) error {
+	const tcOK = 0
+	p, err := foreign(ebpf.SchedCLS, tcOK)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	h, at := w.gw.Netlink(), w.gw.Link(name).Attrs().Index
+	clsact := &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: at, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0)}, QdiscType: "clsact",
+	}
+	if err := h.QdiscAdd(clsact); err != nil {
+		return err
+	}
+	w.closers = append(w.closers, func() error { return h.QdiscDel(clsact) })
+	return h.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: at, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+		Fd:          p.FD(), Name: "somebody", DirectAction: true,
 	})
 }
 
@@ -409,6 +439,10 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 
 		{name: "a TCX program goes before ours", finds: "program-before", about: "home", advice: "bpftool net show dev home",
 			provoke: func() error { return w.occupy("home", ebpf.SchedCLS) }, byHand: w.vacate},
+		{name: "a TCX program is on the way out", finds: "program-after", about: "home", advice: "bpftool net show dev home",
+			provoke: func() error { return w.occupyEgress("home") }, byHand: w.vacate},
+		{name: "a filter is on the way out", finds: "program-after", about: "home", advice: "bpftool net show dev home",
+			provoke: func() error { return w.occupyFilter("home") }, byHand: w.vacate},
 		{name: "an XDP program goes before ours", finds: "program-before", about: "home", advice: "bpftool net show dev home",
 			provoke: func() error { return w.occupy("home", ebpf.XDP) }, byHand: w.vacate},
 		{name: "XDP has no room", finds: "program-before xdp-refused", about: "home", advice: "--mode tc",

@@ -141,7 +141,7 @@ func (d *daemon) Audit(ctx context.Context) (api.Audit, error) {
 func (d *daemon) Examine(context.Context) (api.Examination, error) {
 	check := api.Examination{
 		Inner: d.inside.network.Interface(), SocketMode: uint32(d.socketMode), BPFFS: d.bpffs, StateDir: d.stateDir,
-		Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, Ports: []api.ScarcePorts{},
+		Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, After: map[string][]string{}, Ports: []api.ScarcePorts{},
 	}
 	var err error
 	if check.NetworkNamespace, err = doctor.NetworkNamespace(); err != nil {
@@ -171,6 +171,9 @@ func (d *daemon) Examine(context.Context) (api.Examination, error) {
 		}
 		if len(a.Before) > 0 {
 			check.Before[a.Interface] = a.Before
+		}
+		if len(a.After) > 0 {
+			check.After[a.Interface] = a.After
 		}
 	}
 	check.Ports, err = d.scarcePorts()

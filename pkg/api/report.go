@@ -99,6 +99,8 @@ type Examination struct {
 	Detached []string `json:"detached"`
 	// Before are the programs of others, of each interface that has some, that see packets before privlink does.
 	Before map[string][]string `json:"programsBefore"`
+	// After are those that see what privlink sends out there.
+	After map[string][]string `json:"programsAfter"`
 	// Inner is the interface that leads to the splice path and to the probes.
 	Inner string `json:"innerInterface"`
 	// SocketMode is that of the Unix socket as it was made, permission bits.

@@ -337,15 +337,15 @@ func (b *binding) close() {
 	}
 }
 
-// others are programs of others on the interface's hooks, "hook name#id"; before of these see its packets before ours do,
-// which is on the hook that is named, or nowhere yet.
-func (a *attacher) others(ifindex, xdpProg int, ours string) (found, before []string) {
-	add := func(text string, first bool) {
-		found = append(found, text)
-		if first {
-			before = append(before, text)
-		}
-	}
+// strangers are programs of others on an interface's hooks, "hook name#id".
+type strangers struct {
+	all []string
+	// before see the interface's packets before ours do, after see on their way out those that ours sent there.
+	before, after []string
+}
+
+// others looks for strangers on an interface; ours is the hook that our program is on, or empty while it is on none.
+func (a *attacher) others(ifindex, xdpProg int, ours string) (found strangers) {
 	// label is a program's name and id; empty for ours, and for one that was unloaded meanwhile.
 	label := func(id ebpf.ProgramID) string {
 		p, err := ebpf.NewProgramFromID(id)
@@ -362,10 +362,30 @@ func (a *attacher) others(ifindex, xdpProg int, ours string) (found, before []st
 		}
 		return fmt.Sprintf("%s#%d", name, id)
 	}
+	ahead := func(text string, first bool) {
+		found.all = append(found.all, text)
+		if first {
+			found.before = append(found.before, text)
+		}
+	}
+	behind := func(text string) {
+		found.all, found.after = append(found.all, text), append(found.after, text)
+	}
 	if xdpProg != 0 {
 		if other := label(ebpf.ProgramID(xdpProg)); other != "" {
-			add(hookXDP+" "+other, true)
+			ahead(hookXDP+" "+other, true)
 		}
+	}
+	filters := func(l netlink.Link, parent uint32, add func(text string, priority uint16)) error {
+		list, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
+		for _, f := range list {
+			if bpf, ok := f.(*netlink.BpfFilter); !ok {
+				add(f.Type()+" filter", f.Attrs().Priority)
+			} else if other := label(ebpf.ProgramID(bpf.Id)); other != "" {
+				add(other, f.Attrs().Priority)
+			}
+		}
+		return err
 	}
 	// What cannot be asked here (an interface that went away, a kernel without TCX) has no answer to show.
 	_ = a.ns.do(func() error {
@@ -373,9 +393,16 @@ func (a *attacher) others(ifindex, xdpProg int, ours string) (found, before []st
 			first := true // TCX goes before clsact, in the order of its list
 			for _, p := range q.Programs {
 				if other := label(p.ID); other != "" {
-					add(hookTCX+" "+other, first)
+					ahead(hookTCX+" "+other, first)
 				} else {
 					first = false
+				}
+			}
+		}
+		if q, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXEgress}); err == nil {
+			for _, p := range q.Programs {
+				if other := label(p.ID); other != "" {
+					behind(hookTCX + " egress " + other)
 				}
 			}
 		}
@@ -383,25 +410,18 @@ func (a *attacher) others(ifindex, xdpProg int, ours string) (found, before []st
 		if err != nil {
 			return err
 		}
-		filters, err := dumpWhole(func() ([]netlink.Filter, error) { return netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS) })
-		if err != nil {
-			return err
-		}
-		for _, f := range filters {
-			first := ours == hookClsact && f.Attrs().Priority < filterPriority
-			if bpf, ok := f.(*netlink.BpfFilter); !ok {
-				add(fmt.Sprintf("%s %s filter", hookClsact, f.Type()), first)
-			} else if other := label(ebpf.ProgramID(bpf.Id)); other != "" {
-				add(hookClsact+" "+other, first)
-			}
-		}
-		return nil
+		return errors.Join(
+			filters(l, netlink.HANDLE_MIN_INGRESS, func(text string, priority uint16) {
+				ahead(hookClsact+" "+text, ours == hookClsact && priority < filterPriority)
+			}),
+			filters(l, netlink.HANDLE_MIN_EGRESS, func(text string, _ uint16) { behind(hookClsact + " egress " + text) }),
+		)
 	})
-	return found, before
+	return found
 }
 
-// before are programs of others that see b's packets before ours do.
-func (a *attacher) before(b *binding) (before []string) {
+// strangers are programs of others on b's interface.
+func (a *attacher) strangers(b *binding) strangers {
 	xdpProg := 0
 	_ = a.ns.do(func() error { // an interface that went away has none
 		l, err := netlink.LinkByIndex(b.ifindex)
@@ -410,8 +430,7 @@ func (a *attacher) before(b *binding) (before []string) {
 		}
 		return err
 	})
-	_, before = a.others(b.ifindex, xdpProg, b.hook)
-	return before
+	return a.others(b.ifindex, xdpProg, b.hook)
 }
 
 // addClsact adds the qdisc that holds filters, if there is none; own says that it did.

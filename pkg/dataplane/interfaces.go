@@ -211,7 +211,7 @@ func (d *Dataplane) othersOn(dev device) []string {
 	if seen, ok := d.others[dev.name]; ok && seen.ifindex == dev.ifindex && seen.xdpProg == dev.xdpProg {
 		return seen.found
 	}
-	found, _ := d.att.others(dev.ifindex, dev.xdpProg, "")
+	found := d.att.others(dev.ifindex, dev.xdpProg, "").all
 	d.others[dev.name] = otherPrograms{dev.ifindex, dev.xdpProg, found}
 	return found
 }

@@ -171,8 +171,9 @@ type Attached struct {
 	Interface string
 	// Detached says that somebody took a program away since: that it is attached again takes a second.
 	Detached bool
-	// Before are other programs, "hook name#id", that see its packets before privlink's do.
-	Before []string
+	// Before are other programs, "hook name#id", that see its packets before privlink's do; After see what privlink's sends out
+	// there.
+	Before, After []string
 }
 
 // LookAtAttached asks the kernel how each attachment is now, the inner network's included.
@@ -186,7 +187,8 @@ func (d *Dataplane) LookAtAttached() ([]Attached, error) {
 	gone := d.broken(bindings)
 	all := make([]Attached, 0, len(bindings))
 	for _, b := range bindings {
-		all = append(all, Attached{b.name, slices.Contains(gone, b), d.att.before(b)})
+		others := d.att.strangers(b)
+		all = append(all, Attached{b.name, slices.Contains(gone, b), others.before, others.after})
 	}
 	slices.SortFunc(all, func(a, b Attached) int { return strings.Compare(a.Interface, b.Interface) })
 	return all, nil

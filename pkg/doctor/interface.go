@@ -116,6 +116,13 @@ func inner(s *Subject) ([]Finding, error) {
 // programs are findings about what is on an interface's hooks.
 func programs(s *Subject, a api.InterfaceStatus) []Finding {
 	var found []Finding
+	if after := s.Kernel.After[a.Interface]; len(after) > 0 {
+		found = append(found, Finding{
+			Check: "program-after", Severity: Warning, Object: a.Interface,
+			What: fmt.Sprintf("a program of somebody else's sees every packet that privlink sends out on %s: %s. What it drops or redirects never arrives", a.Interface, strings.Join(after, ", ")),
+			Do:   fmt.Sprintf("find out whose it is (bpftool net show dev %s; bpftool prog show id N) and end what attached it", a.Interface),
+		})
+	}
 	if before := s.Kernel.Before[a.Interface]; len(before) > 0 {
 		found = append(found, Finding{
 			Check: "program-before", Severity: Warning, Object: a.Interface,
