@@ -21,12 +21,18 @@ func downCommand(env *environment) *cli.Command {
 		flags:       []cli.Flag{bpffsFlag()},
 		run: func(ctx context.Context, c *call) error {
 			path := c.own("bpffs")
-			err := dataplane.Down(ctx, dataplane.Options{BPFFS: path})
-			if errors.Is(err, dataplane.ErrLocked) {
-				return refusedErrorf("%w (stop the daemon first)", err)
+			// Before anything is removed: a daemon that starts has the inner network before its pins, and one whose pins somebody
+			// deleted has it still.
+			network, err := inner.Take(innerConfig(path))
+			if err == nil {
+				defer network.Close()
+				err = dataplane.Down(ctx, dataplane.Options{BPFFS: path})
 			}
 			if err == nil {
-				err = inner.Remove(innerConfig(path))
+				err = network.Remove()
+			}
+			if errors.Is(err, inner.ErrInUse) || errors.Is(err, dataplane.ErrLocked) {
+				return refusedErrorf("%w (stop the daemon first)", err)
 			}
 			if err != nil {
 				return privileges(err)

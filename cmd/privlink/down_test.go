@@ -112,6 +112,19 @@ func downAfterTraffic(t *testing.T, mode string) {
 		t.Errorf("down beside a daemon: (%d) %s", code, message)
 	}
 	wantSame(t, "down beside a daemon", with, surroundings(t, l, gw))
+	if err := os.RemoveAll(d.BPFFS); err != nil {
+		t.Fatal(err)
+	}
+	if code, message := refusal(t, d, "down", "--bpffs", d.BPFFS); code != exitRefused || !strings.HasSuffix(message, " (stop the daemon first)") {
+		t.Errorf("down beside a daemon whose pins are gone: (%d) %s", code, message)
+	}
+	l.Wait("the pins to be back", 10*time.Second, func() error {
+		if missing := missingIn(surroundings(t, l, gw), with); len(missing) > 0 {
+			return fmt.Errorf("%q", missing)
+		}
+		return nil
+	})
+	wantSame(t, "down beside a daemon whose pins are gone", with, surroundings(t, l, gw))
 	d.Stop()
 	stored := storedIn(t, d)
 	for _, when := range []string{"first", "again"} {

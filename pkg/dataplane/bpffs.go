@@ -167,10 +167,7 @@ func (f *folder) clear() error {
 	for _, sub := range []string{"links", "programs", "maps", "maps-new", "next"} {
 		failed = append(failed, removeTree(filepath.Join(f.path, sub)))
 	}
-	if err := os.Remove(f.iterator()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		failed = append(failed, err)
-	}
-	return errors.Join(failed...)
+	return errors.Join(append(failed, removePin(f.iterator()), removePin(fresh(f.iterator())))...)
 }
 
 // remove removes the folder with all pins, and the mount if the folder is one's root.

@@ -490,15 +490,17 @@ type pinner interface{ Pin(string) error }
 
 // replacePin pins p at path, where something may be pinned already, without a moment of nothing there.
 func replacePin(p pinner, path string) error {
-	fresh := path + "-new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := removePin(fresh(path)); err != nil {
 		return err
 	}
-	if err := p.Pin(fresh); err != nil {
+	if err := p.Pin(fresh(path)); err != nil {
 		return err
 	}
-	return os.Rename(fresh, path)
+	return os.Rename(fresh(path), path)
 }
+
+// fresh is where replacePin pins first. One that is killed leaves it there.
+func fresh(path string) string { return path + "-new" }
 
 // runSyscall runs a program of type syscall with ctx as its context, which it may change.
 func runSyscall[T any](p *ebpf.Program, ctx *T) error {

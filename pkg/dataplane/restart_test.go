@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 )
 
 func TestOpen_AfterClose_FlowsAndNumbersStay(t *testing.T) {
@@ -108,6 +109,14 @@ func TestDown_Everything_IsGone(t *testing.T) {
 			g.edit = func(o *Options) { o.NoTCX = hook == hookClsact }
 			g.open()
 			g.apply(s)
+			// What a start leaves that is killed while it puts its own in the place of an older one.
+			half, err := link.AttachIter(link.IterOptions{Program: g.d.k.flowsText})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(half.Pin(fresh(g.d.folder.iterator())), half.Close()); err != nil {
+				t.Fatal(err)
+			}
 			if err := g.d.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -64,14 +64,10 @@ func Setup(config Config) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The lock ends with the descriptor, so with the process, too.
-	if err := unix.Flock(int(inside), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return nil, errors.Join(fmt.Errorf("lock namespace %s: %w", config.Namespace, err), inside.Close())
-	}
 	n := &Network{config: config, inside: inside, made: made}
+	if err := n.lock(); err != nil {
+		return nil, errors.Join(err, inside.Close())
+	}
 	if err := n.connect(); err != nil {
 		return nil, errors.Join(err, n.Abandon())
 	}
@@ -91,9 +87,38 @@ func Open(config Config) (*Network, error) {
 	return &Network{config: config, inside: inside}, nil
 }
 
-// Remove deletes namespace and veth pair of that name. What is not there is not an error.
-func Remove(config Config) error {
+// Take keeps everybody from the inner VNet until Close, for Remove. It need not be there; what a process has is ErrInUse.
+func Take(config Config) (*Network, error) {
 	config = config.withDefaults()
+	inside, err := netns.GetFromName(config.Namespace)
+	if errors.Is(err, os.ErrNotExist) {
+		return &Network{config: config, inside: netns.None()}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open namespace %s: %w", config.Namespace, err)
+	}
+	n := &Network{config: config, inside: inside}
+	if err := n.lock(); err != nil {
+		return nil, errors.Join(err, inside.Close())
+	}
+	return n, nil
+}
+
+// lock keeps others out. It ends with the descriptor, so with the process, too.
+func (n *Network) lock() error {
+	err := unix.Flock(int(n.inside), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrInUse
+	}
+	if err != nil {
+		return fmt.Errorf("lock namespace %s: %w", n.config.Namespace, err)
+	}
+	return nil
+}
+
+// Remove deletes namespace and veth pair, whatever of them is there.
+func (n *Network) Remove() error {
+	config := n.config
 	var errs []error
 	if link, err := netlink.LinkByName(config.Interface); err == nil {
 		if err := netlink.LinkDel(link); err != nil {
@@ -128,15 +153,20 @@ func (n *Network) Restore() (restored bool, err error) {
 func (n *Network) Interface() string { return n.config.Interface }
 
 // Close releases the handle; namespace and veth stay.
-func (n *Network) Close() error { return n.inside.Close() }
+func (n *Network) Close() error {
+	if !n.inside.IsOpen() {
+		return nil
+	}
+	return n.inside.Close()
+}
 
 // Abandon is Close for one who cannot do its work after all: what Setup made is removed, what it adopted stays.
 func (n *Network) Abandon() error {
 	var err error
 	if n.made {
-		err = Remove(n.config)
+		err = n.Remove()
 	}
-	return errors.Join(err, n.inside.Close())
+	return errors.Join(err, n.Close())
 }
 
 // Do runs fn on a thread inside the namespace: sockets that fn makes stay there. The thread

@@ -32,11 +32,20 @@ func testConfig(t *testing.T) Config {
 	outside(t)
 	config := Config{Namespace: fmt.Sprintf("splice-inner-%d", os.Getpid()), Interface: "plinner"}
 	t.Cleanup(func() {
-		if err := Remove(config); err != nil {
+		if err := remove(config); err != nil {
 			t.Error(err)
 		}
 	})
 	return config
+}
+
+// remove is what `privlink down` does.
+func remove(config Config) error {
+	n, err := Take(config)
+	if err != nil {
+		return err
+	}
+	return errors.Join(n.Remove(), n.Close())
 }
 
 func mustSetup(t *testing.T, config Config) *Network {
@@ -163,11 +172,18 @@ func socketIn(t *testing.T, n *Network) (fd int) {
 	return fd
 }
 
-func TestRemove_NothingThere_NoError(t *testing.T) {
+func TestRemove_InUse_StaysThenIsGoneAndNothingThereIsNoError(t *testing.T) {
 	config := testConfig(t)
-	mustSetup(t, config)
+	n := mustSetup(t, config)
+	if err := remove(config); !errors.Is(err, ErrInUse) {
+		t.Errorf("remove what somebody has: %v, want ErrInUse", err)
+	}
+	if !n.hasInside() {
+		t.Error("a refused removal has removed something")
+	}
+	n.Close()
 	for range 2 {
-		if err := Remove(config); err != nil {
+		if err := remove(config); err != nil {
 			t.Error(err)
 		}
 	}
@@ -189,7 +205,7 @@ func TestRemove_FileWithoutNamespace_IsGone(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o400); err != nil {
 		t.Fatal(err)
 	}
-	if err := Remove(config); err != nil {
+	if err := remove(config); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
