@@ -13,5 +13,6 @@
 //
 // # Tests
 //
-// go test ./pkg/privilege, as root; cmd/privlink tests a daemon that runs with exactly these.
+// go test ./pkg/privilege, as root; cmd/privlink tests a daemon that runs with exactly these, and under a
+// real systemd in the unit's whole sandbox.
 package privilege

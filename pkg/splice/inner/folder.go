@@ -15,7 +15,13 @@ const namespaces = "/run/netns"
 // boot does. Made before that, our namespace would be hidden by the mount ip makes, and could not be removed
 // any more. The lock is the one that ip takes.
 func shareFolder(path string) error {
-	if err := os.MkdirAll(path, 0o755); err != nil {
+	switch err := os.Mkdir(path, 0o755); {
+	case err == nil: // it is everybody's, whatever our umask
+		err = os.Chmod(path, 0o755)
+		if err != nil {
+			return err
+		}
+	case !errors.Is(err, os.ErrExist):
 		return err
 	}
 	folder, err := os.Open(path)
