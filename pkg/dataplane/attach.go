@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"os"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -20,7 +19,8 @@ const (
 	hookXDP    = "xdp"
 )
 
-// Priority and handle of the filter where there is no TCX: "PL", to be told from everybody else's.
+// Priority and handle of the filter where there is no TCX: "PL", to be told from everybody else's. Its name tells it from another
+// privlink's (see attacher.filterName).
 const (
 	filterPriority = 0x504c
 	filterHandle   = 0x504c
@@ -181,11 +181,11 @@ func (a *attacher) replaceFilter(ifindex int, old ebpf.ProgramID, done *replaced
 	if err := a.step(stepReplace); err != nil {
 		return err
 	}
-	if err := a.ns.do(func() error { return putFilter(ifindex, a.tc) }); err != nil {
+	if err := a.ns.do(func() error { return a.putFilter(ifindex, a.tc) }); err != nil {
 		return err
 	}
 	done.back = append(done.back, func() error {
-		return a.ns.do(func() error { return putFilter(ifindex, before) })
+		return a.ns.do(func() error { return a.putFilter(ifindex, before) })
 	})
 	return nil
 }
@@ -225,11 +225,18 @@ func (a *attacher) attachTC(d device) (*binding, error) {
 				return fmt.Errorf("attach tcx to %s: %w", d.name, err)
 			}
 		}
-		var err error
+		there, err := filterAt(d.ifindex)
+		if err != nil {
+			return err
+		}
+		if there != nil && there.Name != a.filterName() {
+			return fmt.Errorf("attach clsact filter to %s: the place of ours, pref %d, is taken by %q (another privlink's: let it detach the interface)",
+				d.name, filterPriority, there.Name)
+		}
 		if b.ownQdisc, err = addClsact(d); err != nil {
 			return err
 		}
-		if err := putFilter(d.ifindex, a.tc); err != nil {
+		if err := a.putFilter(d.ifindex, a.tc); err != nil {
 			return fmt.Errorf("attach clsact filter to %s: %w", d.name, err)
 		}
 		b.hook = hookClsact
@@ -277,7 +284,7 @@ func (a *attacher) detach(b *binding) error {
 		b.tcx = nil
 	}
 	if b.hook == hookClsact {
-		failed = append(failed, a.ns.do(func() error { return removeFilter(b.ifindex, b.ownQdisc) }))
+		failed = append(failed, a.ns.do(func() error { return a.removeFilter(b.ifindex, b.ownQdisc) }))
 	}
 	b.hook = ""
 	return errors.Join(failed...)
@@ -448,21 +455,30 @@ func addClsact(d device) (own bool, err error) {
 	return true, nil
 }
 
+// filterName is the name of our filter: the program's, and where the pins are if that is not the usual folder. So another privlink, with
+// pins of its own, leaves ours alone, and ours is known when its pins are gone.
+func (a *attacher) filterName() string {
+	if a.folder.path == DefaultBPFFS {
+		return programTC
+	}
+	return programTC + " " + a.folder.path
+}
+
 // putFilter adds our filter or replaces its program, in one step.
-func putFilter(ifindex int, program *ebpf.Program) error {
+func (a *attacher) putFilter(ifindex int, program *ebpf.Program) error {
 	return netlink.FilterReplace(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS,
 			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
-		Fd: program.FD(), Name: programTC, DirectAction: true,
+		Fd: program.FD(), Name: a.filterName(), DirectAction: true,
 	})
 }
 
-// filterProgram is the program of our filter on an interface (our place and our name), 0 if there is none.
+// filterProgram is the program of our filter on an interface, 0 if there is none.
 func (a *attacher) filterProgram(ifindex int) (program ebpf.ProgramID, err error) {
 	err = a.ns.do(func() error {
-		f, err := ourFilter(ifindex)
+		f, err := a.ourFilter(ifindex)
 		if f != nil {
 			program = ebpf.ProgramID(f.Id)
 		}
@@ -471,7 +487,17 @@ func (a *attacher) filterProgram(ifindex int) (program ebpf.ProgramID, err error
 	return program, err
 }
 
-func ourFilter(ifindex int) (*netlink.BpfFilter, error) {
+// ourFilter is what has our place and our name; nil if nothing has.
+func (a *attacher) ourFilter(ifindex int) (*netlink.BpfFilter, error) {
+	f, err := filterAt(ifindex)
+	if f == nil || f.Name != a.filterName() {
+		return nil, err
+	}
+	return f, nil
+}
+
+// filterAt is what has the place of our filter, of whatever name; nil if nothing has.
+func filterAt(ifindex int) (*netlink.BpfFilter, error) {
 	l, err := netlink.LinkByIndex(ifindex)
 	if err != nil {
 		return nil, nil //nolint:nilerr // gone, and its filters with it
@@ -481,8 +507,7 @@ func ourFilter(ifindex int) (*netlink.BpfFilter, error) {
 		return nil, fmt.Errorf("list filters of %s: %w", l.Attrs().Name, err)
 	}
 	for _, f := range filters {
-		bpf, ok := f.(*netlink.BpfFilter)
-		if ok && bpf.Priority == filterPriority && bpf.Handle == filterHandle && strings.HasPrefix(bpf.Name, programTC) {
+		if bpf, ok := f.(*netlink.BpfFilter); ok && bpf.Priority == filterPriority && bpf.Handle == filterHandle {
 			return bpf, nil
 		}
 	}
@@ -490,8 +515,8 @@ func ourFilter(ifindex int) (*netlink.BpfFilter, error) {
 }
 
 // removeFilter deletes our filter, and the qdisc if privlink made it and nobody else uses it.
-func removeFilter(ifindex int, ownQdisc bool) error {
-	f, err := ourFilter(ifindex)
+func (a *attacher) removeFilter(ifindex int, ownQdisc bool) error {
+	f, err := a.ourFilter(ifindex)
 	if err != nil {
 		return err
 	}

@@ -200,10 +200,11 @@ func (c *crowded) attachOther(tc *ebpf.Program) {
 		}
 	}
 	for _, d := range devices {
-		is, err := (&attacher{ns: ns}).filterProgram(d.ifindex)
+		a := &attacher{ns: ns, folder: &folder{path: c.bpffs}}
+		is, err := a.filterProgram(d.ifindex)
 		if err == nil && is != 0 {
 			attached++
-			err = ns.do(func() error { return putFilter(d.ifindex, tc) })
+			err = ns.do(func() error { return a.putFilter(d.ifindex, tc) })
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -157,7 +157,7 @@ func TestRepair_Clsact_FilterRemovedAndAnotherBefore(t *testing.T) {
 	ifindex := g.ns.Link("consumer").Attrs().Index
 	g.Wait("the loss to be found", 10*time.Second, func() error {
 		err := g.ns.Do(func() error {
-			ours, err := ourFilter(ifindex)
+			ours, err := g.d.att.ourFilter(ifindex)
 			if err != nil || ours == nil {
 				return fmt.Errorf("no filter of ours: %w", err)
 			}

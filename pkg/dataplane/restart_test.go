@@ -3,9 +3,11 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -139,5 +141,84 @@ func TestDown_Everything_IsGone(t *testing.T) {
 				t.Errorf("down twice: %v", err)
 			}
 		})
+	}
+}
+
+// Filters stay where pins are deleted; they are no less privlink's, nor is the qdisc it made for them.
+func TestDown_PinsOfFiltersGone_FiltersAreRemoved(t *testing.T) {
+	g, _, _, s := newPair(t)
+	g.edit = func(o *Options) { o.NoTCX = true }
+	if _, err := g.ns.Run(t.Context(), "tc", "qdisc", "add", "dev", "provider", "clsact"); err != nil {
+		t.Fatal(err)
+	}
+	g.open()
+	g.apply(s)
+	if err := errors.Join(g.d.Close(), os.RemoveAll(g.bpffs)); err != nil {
+		t.Fatal(err)
+	}
+	other := g.options()
+	other.BPFFS = g.BPFFS("other")
+	for _, of := range []struct {
+		opts            Options
+		filters, qdiscs string // the interfaces that have them afterwards
+	}{{other, "consumer provider", "consumer provider"}, {g.options(), "", "provider"}} {
+		if err := Down(t.Context(), of.opts); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"consumer", "provider"} {
+			filters, err := g.ns.Run(t.Context(), "tc", "filter", "show", "dev", name, "ingress")
+			if err != nil {
+				t.Fatal(err)
+			}
+			qdiscs, err := g.ns.Run(t.Context(), "tc", "qdisc", "show", "dev", name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if contains(filters, programTC) != contains(of.filters, name) || contains(qdiscs, "clsact") != contains(of.qdiscs, name) {
+				t.Errorf("down of %s: %s has\n%s%s", of.opts.BPFFS, name, filters, qdiscs)
+			}
+		}
+	}
+}
+
+// Another privlink beside this one, with pins and a State of its own, takes no filter of this one's for its own: not when it starts, and not
+// when the same interface is attached.
+func TestOpen_AnotherPrivlinkWithFilters_LeavesOursAlone(t *testing.T) {
+	g, consumer, provider, s := newPair(t)
+	g.edit = func(o *Options) { o.NoTCX = true }
+	g.open()
+	echo(t, provider, "10.0.1.4:8080")
+	g.apply(s)
+	before, err := g.d.att.attached(g.d.devices)
+	if err != nil || len(before) != 2 {
+		t.Fatalf("attached are %v: %v", before, err)
+	}
+	opts := g.options()
+	opts.BPFFS = g.BPFFS("other")
+	other, err := Open(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	r, err := other.Apply(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range r.Attachments {
+		if a.Err == nil || !contains(a.Err.Error(), fmt.Sprintf("taken by %q", programTC+" "+g.bpffs)) {
+			t.Errorf("the other one attached %s: %v", a.Attachment.Interface, a.Err)
+		}
+	}
+	if err := errors.Join(other.Close(), Down(t.Context(), opts)); err != nil {
+		t.Fatal(err)
+	}
+	after, err := g.d.att.attached(g.d.devices)
+	slices.Sort(before)
+	slices.Sort(after)
+	if err != nil || !slices.Equal(before, after) {
+		t.Errorf("programs were %v, are %v: %v", before, after, err)
+	}
+	if err := works(consumer, "10.0.1.10:80"); err != nil {
+		t.Error(err)
 	}
 }
