@@ -354,7 +354,11 @@ type strangers struct {
 // others looks for strangers on an interface; ours is the hook that our program is on, or empty while it is on none.
 func (a *attacher) others(ifindex, xdpProg int, ours string) (found strangers) {
 	// label is a program's name and id; empty for ours, and for one that was unloaded meanwhile.
+	tc, xdp := programID(a.tc), programID(a.xdp)
 	label := func(id ebpf.ProgramID) string {
+		if uint32(id) == tc || uint32(id) == xdp {
+			return ""
+		}
 		p, err := ebpf.NewProgramFromID(id)
 		if err != nil {
 			return ""
@@ -363,9 +367,6 @@ func (a *attacher) others(ifindex, xdpProg int, ours string) (found strangers) {
 		name := "?"
 		if info, err := p.Info(); err == nil {
 			name = info.Name
-		}
-		if name == programTC || name == programXDP {
-			return ""
 		}
 		return fmt.Sprintf("%s#%d", name, id)
 	}

@@ -222,3 +222,40 @@ func TestOpen_AnotherPrivlinkWithFilters_LeavesOursAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Where privlinks share an interface, the one that came last sees everything first, and both say so.
+func TestOpen_AnotherPrivlinkOnTheInterface_IsNamed(t *testing.T) {
+	needsHook(t, hookTCX)
+	g, _, _, s := newPair(t)
+	g.open()
+	g.apply(s)
+	opts := g.options()
+	opts.BPFFS = g.BPFFS("other")
+	other, err := Open(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	r, err := other.Apply(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(d *Dataplane) []string { return []string{fmt.Sprintf("%s %s#%d", hookTCX, programTC, programID(d.k.tc))} }
+	for _, a := range r.Attachments {
+		if a.Err != nil || !slices.Equal(a.Others, names(g.d)) {
+			t.Errorf("the other one: %+v", a)
+		}
+	}
+	all, err := g.d.LookAtAttached()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		if !slices.Equal(a.Before, names(other)) {
+			t.Errorf("the first one: %+v", a)
+		}
+	}
+	if all, err = other.LookAtAttached(); err != nil || len(all) != 2 || all[0].Before != nil {
+		t.Errorf("the other one: %+v, %v", all, err)
+	}
+}
