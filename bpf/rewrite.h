@@ -2,15 +2,15 @@
 /*
  * Changing a packet and sending it on.
  *
- * In TC an L4 checksum may be partial, verified, complete or none. Of a verified one the kernel says
- * so (bpf_csum_level); else only bpf_l4_csum_replace knows, and touches the field. The IPv4 header is
- * written directly: with its own checksum it sums to a constant, so a checksum over the whole packet
- * (CHECKSUM_COMPLETE) stays right; the ports are made up for by the L4 checksum. In XDP the checksum
- * is in the packet, or the packet went up.
+ * In TC an L4 checksum may be partial, verified, complete or none; which of them, the kernel says from 6.2
+ * on (enum summed). The IPv4 header is written directly: with its own checksum it sums to a constant, so
+ * a checksum over the whole packet (CHECKSUM_COMPLETE) stays right; the ports are made up for by the L4
+ * checksum. In XDP the checksum is in the packet, or the packet went up.
  */
 #ifndef PRIVLINK_REWRITE_H
 #define PRIVLINK_REWRITE_H
 
+#include <bpf/bpf_core_read.h>
 #include "checksum.h"
 
 /* TTL minus 1: the header word {TTL, protocol} changes by -1 in its low byte (little endian). */
@@ -49,18 +49,46 @@ static __always_inline void path_take(struct path *path, const struct hop *hop)
 }
 
 #ifdef HOOK_TC
+/* What the kernel knows of a packet's L4 checksum (CHECKSUM_*, include/linux/skbuff.h). */
+enum summed {
+	SUMMED_NONE = 0,        /* it is in the packet */
+	SUMMED_UNNECESSARY = 1, /* it is in the packet, and right: a NIC or GRO verified it */
+	SUMMED_COMPLETE = 2,    /* it is in the packet, and skb->csum is the sum of everything */
+	SUMMED_PARTIAL = 3,     /* the pseudo-header's sum is, for a NIC to complete */
+	SUMMED_UNKNOWN = 4,
+};
+
+struct sk_buff {
+	__u8 ip_summed:2;
+} __attribute__((preserve_access_index));
+
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak; /* 6.2; no call in the end */
+
+static __always_inline enum summed summed(hook *ctx)
+{
+	struct sk_buff *skb;
+
+	if (!bpf_cast_to_kern_ctx || (test_mode && test_input.blind))
+		return bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) < 0 ? SUMMED_UNKNOWN
+		                                                     : SUMMED_UNNECESSARY;
+	skb = bpf_cast_to_kern_ctx(ctx);
+	if (MUTANT(39))
+		return SUMMED_NONE;
+	return BPF_CORE_READ_BITFIELD(skb, ip_summed);
+}
+
 /* 0 and 0xffff are the same sum. */
 static __always_inline bool sum_equal(__u16 a, __u16 b)
 {
 	return (a == 0xffff ? 0 : a) == (b == 0xffff ? 0 : b);
 }
 
-/* A checksum that nobody verified, at `at`, after addresses and ports have changed: the helper alone knows
- * whether it is partial, in which case only the addresses enter. It is called once, for these; what it
- * made of the field tells which one it was, and the ports are added here. A function of its own: the
- * fast path is the shorter for it.
+/* A checksum that may be anything, at `at`, after addresses and ports have changed: the helper knows
+ * whether it is partial, in which case only the addresses enter, and corrects skb->csum where it is
+ * complete. It is called once, for these; what it made of the field tells which one it was, and the
+ * ports are added here. A function of its own: the fast path is the shorter for it.
  */
-SLOW int rewrite_unverified(hook *ctx, __u32 at, __u16 l3_delta, __u16 l4_delta, bool udp)
+SLOW int rewrite_unknown(hook *ctx, __u32 at, __u16 l3_delta, __u16 l4_delta, bool udp)
 {
 	__u64 zero = udp && !MUTANT(13) ? BPF_F_MARK_MANGLED_0 : 0;
 	void *data = hook_data(ctx), *end = hook_end(ctx);
@@ -106,14 +134,23 @@ static __always_inline int rewrite_check(hook *ctx, const struct packet *p,
 	check = data + at;
 	if ((void *)(check + 1) > end)
 		return DROP(SHORT);
-	if (udp && !*check && !MUTANT(13)) /* RFC 768: 0 = none, and stays so */
+	if (udp && !*check && !MUTANT(13)) { /* RFC 768: 0 = none, and stays so */
+		/* nothing in it makes up for the ports: for CHECKSUM_COMPLETE, and refused for the rest */
+		bpf_csum_update(ctx, rw->l4_delta);
 		return GO_ON;
-	if (bpf_csum_level(ctx, BPF_CSUM_LEVEL_QUERY) < 0)
-		return rewrite_unverified(ctx, at, rw->l3_delta, rw->l4_delta, udp);
-	/* CHECKSUM_UNNECESSARY: a NIC or GRO verified it, so it is in the packet */
-	full = check_apply2(*check, rw->l3_delta, rw->l4_delta);
-	*check = udp && !full ? 0xffff : full;
-	return GO_ON;
+	}
+	switch (summed(ctx)) {
+	case SUMMED_NONE:
+	case SUMMED_UNNECESSARY:
+		full = check_apply2(*check, rw->l3_delta, rw->l4_delta);
+		*check = udp && !full ? 0xffff : full;
+		return GO_ON;
+	case SUMMED_PARTIAL: /* not complemented yet, and without the ports */
+		*check = delta_add(*check, rw->l3_delta);
+		return GO_ON;
+	default:
+		return rewrite_unknown(ctx, at, rw->l3_delta, rw->l4_delta, udp);
+	}
 }
 #endif
 

@@ -501,6 +501,7 @@ struct test_input {
 	__u32 now;    /* seconds */
 	__u32 random; /* state of a xorshift generator, never 0 */
 	__u32 vlan; /* tag pushed before the packet is looked at: a test cannot feed one in metadata */
+	__u32 blind; /* 1 = as if the kernel did not say what it knows of checksums (before 6.2) */
 };
 
 #endif

@@ -686,6 +686,7 @@ type bpfTestInput struct {
 	Now    uint32
 	Random uint32
 	Vlan   uint32
+	Blind  uint32
 }
 
 type bpfTimeouts uint32

@@ -17,7 +17,7 @@ func aged(t *testing.T, f func(r *runner) error) {
 		c := s.constants()
 		var sides []side
 		for name, xdp := range map[string]bool{"TC alone": false, "XDP then TC": true} {
-			p, err := program.Load(&c, program.Options{XDP: xdp})
+			p, err := program.Load(&c, program.Options{XDP: xdp, Sums: program.SumsAny})
 			if err != nil {
 				return err
 			}

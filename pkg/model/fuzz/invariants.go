@@ -13,7 +13,7 @@ import (
 // checkFrame asks of a frame that goes on or answers: does it show an address of the side it came
 // from, and are its checksums right if those of the frame that came in were?
 func checkFrame(in model.Input, d model.Decision) error {
-	if d.Action != model.ActionRedirect && d.Action != model.ActionAnswer || binary.BigEndian.Uint16(d.Frame[12:]) != 0x0800 {
+	if d.Frame == nil || d.Action != model.ActionRedirect && d.Action != model.ActionAnswer || binary.BigEndian.Uint16(d.Frame[12:]) != 0x0800 {
 		return nil
 	}
 	came, goes := in.Frame[14:], d.Frame[14:]

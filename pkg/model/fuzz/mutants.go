@@ -46,4 +46,5 @@ var Mutants = []Mutant{
 	{36, "an end of a revoked connection gets one RST, believed or not"},
 	{37, "a revoked pair whose ends got their RSTs keeps its port for a whole idle timeout"},
 	{38, "an IP id is held from its datagram's first fragment, not its last"},
+	{39, "the sum of a packet with a complete checksum is not corrected"},
 }

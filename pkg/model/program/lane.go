@@ -63,13 +63,13 @@ func (l *Lane) Send(ifindex uint32, frame []byte) (left bool, out []byte, err er
 	if l.p.xdp {
 		put32(l.lane.xdpContext[4:], uint32(len(frame)))
 		put32(l.lane.xdpContext[12:], ifindex)
-		ret, out, err := l.lane.run(l.p.front, len(frame), l.lane.xdpContext[:])
+		ret, out, err := l.lane.run(l.p.front, len(frame), l.lane.xdpContext[:], 0)
 		if err != nil || ret != xdpPass {
 			return ret == xdpRedirect, out, err
 		}
 	}
 	put32(l.lane.tcContext[40:], ifindex)
-	ret, out, err := l.lane.run(l.p.tc, len(frame), l.lane.tcContext[:])
+	ret, out, err := l.lane.run(l.p.tc, len(frame), l.lane.tcContext[:], 0)
 	return ret == tcRedirect, out, err
 }
 
@@ -77,7 +77,7 @@ func (l *Lane) Send(ifindex uint32, frame []byte) (left bool, out []byte, err er
 func (l *Lane) Nothing(frame []byte) error {
 	copy(l.lane.input, frame)
 	put32(l.lane.xdpContext[4:], uint32(len(frame)))
-	_, _, err := l.lane.run(l.p.nothing, len(frame), l.lane.xdpContext[:])
+	_, _, err := l.lane.run(l.p.nothing, len(frame), l.lane.xdpContext[:], 0)
 	return err
 }
 

@@ -24,7 +24,20 @@ type Options struct {
 	// where that is alone. Fault is one of enum fault in bpf/faults.h, 0 = none.
 	Hold, Fault uint32
 	SweepBudget time.Duration // of a slice of the sweep; 0 = as compiled in
+	Sums        Sums
 }
+
+// Sums is what the kernel knows of the L4 checksums of the packets in TC (skb->ip_summed). What becomes of a packet does
+// not depend on it. A partial one cannot be had in a test run.
+type Sums int
+
+// The kinds of knowledge.
+const (
+	SumsNone     Sums = iota // only that they are in the packet
+	SumsSecret               // the same, and it does not say so, as before Linux 6.2
+	SumsComplete             // the sum of each packet, which has to be right when the program is done with it
+	SumsAny                  // one of these, by the packet's random number
+)
 
 // Sizes of maps that need not be as large as in life.
 const (
@@ -35,6 +48,7 @@ const (
 // Programs are the real ones, with maps of their own. One goroutine, locked to its thread, uses them.
 type Programs struct {
 	xdp     bool
+	sums    Sums
 	tc      *hook
 	front   *hook
 	sweep   *hook
@@ -82,7 +96,7 @@ func Load(c *model.Config, o Options) (_ *Programs, err error) {
 		return nil, err
 	}
 	p := &Programs{
-		xdp: o.XDP, maps: make(map[string]*ebpf.Map),
+		xdp: o.XDP, sums: o.Sums, maps: make(map[string]*ebpf.Map),
 		places: make(map[uint32][]uint32), inner: make(map[uint32]*ebpf.Map),
 		addresses: make(map[dataplane.RawAddressKey]dataplane.RawAddress),
 		ruleRefs:  make(map[dataplane.RawRuleKey]dataplane.RawRuleRef),
@@ -248,17 +262,26 @@ type testRun struct {
 	_                   uint32
 }
 
-const bpfProgTestRun = 10
+const (
+	bpfProgTestRun       = 10
+	testChecksumComplete = 1 << 2 // BPF_F_TEST_SKB_CHECKSUM_COMPLETE
+)
 
-// run runs a program on p.input[:size]; the frame it leaves is in p.output.
-func (p *Programs) run(h *hook, size int, context []byte) (retval uint32, frame []byte, err error) {
+// errSum says that the sum of a packet is not what skb->csum says when the program is done.
+var errSum = errors.New("skb->csum is not the sum of the packet any more")
+
+// run runs a program on p.input[:size], with flags of the kernel's; the frame it leaves is in p.output.
+func (p *Programs) run(h *hook, size int, context []byte, flags uint32) (retval uint32, frame []byte, err error) {
 	attr := testRun{
 		program: uint32(h.program.FD()), sizeIn: uint32(size), sizeOut: uint32(len(p.output)),
 		dataIn: uint64(uintptr(unsafe.Pointer(&p.input[0]))), dataOut: uint64(uintptr(unsafe.Pointer(&p.output[0]))),
-		contextIn: uint32(len(context)), context: uint64(uintptr(unsafe.Pointer(&context[0]))), repeat: 1,
+		contextIn: uint32(len(context)), context: uint64(uintptr(unsafe.Pointer(&context[0]))), repeat: 1, flags: flags,
 	}
 	_, _, errno := unix.Syscall(unix.SYS_BPF, bpfProgTestRun, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(p)
+	if errno == unix.EBADMSG {
+		return 0, nil, errSum
+	}
 	if errno != 0 {
 		return 0, nil, fmt.Errorf("run a program on %d bytes: %w", size, errno)
 	}
@@ -275,7 +298,8 @@ const (
 	tcRedirect  = 7
 )
 
-// Packet runs one frame through XDP (where asked for) and TC. The random state is the caller's.
+// Packet runs one frame through XDP (where asked for) and TC. The random state is the caller's. The decision has no frame
+// where the kernel shows none: a packet with a complete checksum that was cut to become an answer has that no more.
 func (p *Programs) Packet(in model.Input, now, random uint32) (model.Decision, error) {
 	copy(p.input, in.Frame)
 	test := dataplane.RawTestInput{Now: now, Random: random, Vlan: uint32(in.VLAN)}
@@ -284,7 +308,7 @@ func (p *Programs) Packet(in model.Input, now, random uint32) (model.Decision, e
 		*p.front.verdict = dataplane.RawVerdict{}
 		put32(p.xdpContext[4:], uint32(len(in.Frame)))
 		put32(p.xdpContext[12:], in.Interface)
-		ret, frame, err := p.run(p.front, len(in.Frame), p.xdpContext[:])
+		ret, frame, err := p.run(p.front, len(in.Frame), p.xdpContext[:], 0)
 		if err != nil {
 			return model.Decision{}, fmt.Errorf("xdp: %w", err)
 		}
@@ -306,16 +330,31 @@ func (p *Programs) Packet(in model.Input, now, random uint32) (model.Decision, e
 		}
 		test.Random = p.front.input.Random
 	}
+	flags := uint32(0)
+	sums := p.sums
+	if sums == SumsAny {
+		sums = Sums(random >> 8 % uint32(SumsAny))
+	}
+	switch sums {
+	case SumsSecret:
+		test.Blind = 1
+	case SumsComplete:
+		flags = testChecksumComplete
+	}
 	*p.tc.input = test
 	*p.tc.verdict = dataplane.RawVerdict{}
 	put32(p.tcContext[40:], in.Interface)
 	put32(p.tcContext[164:], in.GSO.Segments)
 	put32(p.tcContext[176:], in.GSO.Size)
-	ret, frame, err := p.run(p.tc, len(in.Frame), p.tcContext[:])
+	ret, frame, err := p.run(p.tc, len(in.Frame), p.tcContext[:], flags)
+	d := p.tc.decision(frame)
+	if err == errSum && d.Action != model.ActionRedirect {
+		return d, nil
+	}
 	if err != nil {
 		return model.Decision{}, fmt.Errorf("tc: %w", err)
 	}
-	d, want := p.tc.decision(frame), uint32(tcShot)
+	want := uint32(tcShot)
 	switch d.Action {
 	case model.ActionRedirect, model.ActionAnswer:
 		want = tcRedirect

@@ -41,7 +41,7 @@ func eachHook(t *testing.T, mutant uint32, f func(b *bench, name string, p *prog
 	err := program.InNetwork(deviceMACs(), func(indexes []uint32) error {
 		for name, xdp := range map[string]bool{"TC alone": false, "XDP then TC": true} {
 			c := config(indexes)
-			p, err := program.Load(&c, program.Options{XDP: xdp, Mutant: mutant})
+			p, err := program.Load(&c, program.Options{XDP: xdp, Mutant: mutant, Sums: program.SumsSecret})
 			if err != nil {
 				return err
 			}
