@@ -19,6 +19,8 @@ type daemon struct {
 	started time.Time
 	plane   *dataplane.Dataplane
 	inside  *inside
+	// kept is where the resources are.
+	kept interface{ Check() error }
 	// bpffs and stateDir are its folders, absolute.
 	bpffs, stateDir string
 	// socketMode is what the Unix socket is made with.

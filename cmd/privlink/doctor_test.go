@@ -399,6 +399,14 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 		{name: "the socket is open", finds: "socket-open", about: w.daemon.Socket, advice: "chmod 0600",
 			provoke: func() error { return chmod(w.daemon.Socket, 0o666) }},
 
+		{name: "the store is gone", finds: "store-gone", about: "state.db", advice: "privlink backup " + filepath.Join(w.daemon.StateDir, "state.db"),
+			provoke: func() error { return remove(filepath.Join(w.daemon.StateDir, "state.db")) },
+			byHand: func() error {
+				w.must("backup " + filepath.Join(w.daemon.StateDir, "state.db"))
+				w.daemon.Stop()
+				w.daemon.Start(ctx)
+				return nil
+			}},
 		{name: "pins are gone", finds: "pin-missing", about: w.daemon.BPFFS, advice: "--fix", heals: true,
 			provoke: func() error { return remove(w.pin("links", "tcx-home"), w.pin("maps", "links_v1")) }},
 		{name: "a pin is left", finds: "pin-left", about: "tcx-gone", advice: "rm ",

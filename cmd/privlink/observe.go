@@ -31,6 +31,9 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 		status.Degraded = true
 		status.Problems = append(status.Problems, fmt.Sprintf(format, args...))
 	}
+	if err := d.kept.Check(); err != nil {
+		degraded("nothing is written: %v", err)
+	}
 	if control.Err != nil {
 		degraded("revision %d is not applied: %v", control.Wanted, control.Err)
 	}
@@ -146,6 +149,9 @@ func (d *daemon) Examine(context.Context) (api.Examination, error) {
 	var err error
 	if check.NetworkNamespace, err = doctor.NetworkNamespace(); err != nil {
 		return check, err
+	}
+	if err := d.kept.Check(); err != nil {
+		check.Store = err.Error()
 	}
 	differences, err := d.plane.Differences()
 	if err != nil {

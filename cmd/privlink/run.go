@@ -125,7 +125,7 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d := &daemon{log: log, started: c.env.now(), socketMode: mode}
+	d := &daemon{log: log, started: c.env.now(), socketMode: mode, kept: kept}
 	if d.bpffs, err = filepath.Abs(c.own("bpffs")); err != nil {
 		return fmt.Errorf("find the bpffs folder: %w", err)
 	}

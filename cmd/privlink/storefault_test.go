@@ -215,3 +215,36 @@ func TestStore_FaultsUnderTraffic_NothingLost(t *testing.T) {
 	moreLoad(l, c, 3)
 	wantNothingLost(t, c)
 }
+
+// Who removes the daemon's file, or mounts something over its folder, ends what is written: it would be lost with the next start,
+// which would take everything out of the kernel. What is known can be put back.
+func TestStore_FileGone_WritesAreRefusedAndABackupPutsItBack(t *testing.T) {
+	l, d := smallDisk(t)
+	name := filepath.Join(d.StateDir, "state.db")
+	for what, lose := range map[string]func() error{
+		"removed":  func() error { return os.Remove(name) },
+		"replaced": func() error { return errors.Join(os.Rename(name, name+".old"), os.WriteFile(name, nil, 0o600)) },
+	} {
+		if err := lose(); err != nil {
+			t.Fatal(err)
+		}
+		const text = "removed or replaced (`privlink backup "
+		if code, said := refusal(t, d, "vnet", "create", what, "--prefix", "10.0.0.0/16"); code != exitFailed || !strings.Contains(said, "was removed or replaced, `privlink doctor` says what to do") {
+			t.Errorf("%s: a write: (%d) %s", what, code, said)
+		}
+		if out, err := d.CLI(t.Context(), "status"); err == nil || !strings.Contains(out, text) {
+			t.Errorf("%s: status: %v\n%s", what, err, out)
+		}
+		mustRun(t, d, "backup "+name)
+		d.Kill()
+		d.Start(t.Context())
+		if out, err := d.CLI(t.Context(), "vnet", "show", "net"); err != nil || !strings.Contains(out, "eth1") {
+			t.Errorf("%s: with the store put back: %v\n%s", what, err, out)
+		}
+		mustRun(t, d, "vnet create "+what+" --prefix 10.0.0.0/16")
+		l.Wait("the status to be well", 20*time.Second, func() error {
+			_, err := d.CLI(t.Context(), "status")
+			return err
+		})
+	}
+}

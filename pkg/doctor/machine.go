@@ -152,6 +152,14 @@ func files(s *Subject) ([]Finding, error) {
 	}
 	found = append(found, mode("state-open", s.StateDir, "others may look for resources and secrets", 0o700)...)
 	found = append(found, mode("store-open", filepath.Join(s.StateDir, "state.db"), "others may read all tenants' resources", 0o600)...)
+	if s.Kernel.Store != "" {
+		found = append(found, Finding{
+			Check: "store-gone", Severity: Error, Object: filepath.Join(s.StateDir, "state.db"),
+			What: "the daemon's file with all resources is not where the next start looks for it, and nothing is written: " + s.Kernel.Store,
+			Do: "privlink backup " + filepath.Join(s.StateDir, "state.db") + ", and systemctl restart privlink; " +
+				"a start without it would take everything out of the kernel",
+		})
+	}
 	if s.Status != nil { // else nobody listens, and the next start makes it anew
 		found = append(found, mode("socket-open", s.Socket, "more may connect to the daemon than the socketMode of its configuration lets", os.FileMode(s.Kernel.SocketMode))...)
 	}

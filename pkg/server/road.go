@@ -18,6 +18,7 @@ import (
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/auth"
 	"github.com/privlink/privlink/pkg/control"
+	"github.com/privlink/privlink/pkg/store"
 )
 
 // request is a request on its way to a handler.
@@ -100,10 +101,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, log *logrus.Entr
 		if !errors.As(err, &known) {
 			refused = api.NewError(http.StatusInternalServerError, api.CodeInternal, "", "internal error (request %s; the daemon's log has the cause)", id)
 		}
-		// The one cause that an operator can mend without the log, and that gives nothing away.
-		if errors.Is(err, unix.ENOSPC) {
-			refused = api.NewError(http.StatusInsufficientStorage, api.CodeUnavailable, "",
-				"the resources were not stored: no space left in the state folder (request %s; nothing was changed)", id)
+		for _, cause := range storeCauses() {
+			if errors.Is(err, cause.is) {
+				refused = api.NewError(http.StatusInsufficientStorage, api.CodeUnavailable, "",
+					"the resources were not stored: %s (request %s; nothing was changed)", cause.text, id)
+			}
 		}
 	} else {
 		log.WithError(err).WithField("status", refused.Status).Debug("request refused")
@@ -112,6 +114,20 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, log *logrus.Entr
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	writeError(w, refused)
+}
+
+type storeCause struct {
+	is   error
+	text string
+}
+
+// storeCauses are those that an operator can mend without the log, and that give nothing away.
+func storeCauses() []storeCause {
+	return []storeCause{
+		{unix.ENOSPC, "no space left in the state folder"},
+		{unix.EROFS, "the state folder's file system is read-only"},
+		{store.ErrGone, "the file in the state folder was removed or replaced, `privlink doctor` says what to do"},
+	}
 }
 
 func writeError(w http.ResponseWriter, e *api.Error) {

@@ -27,6 +27,7 @@ const lockWait = 500 * time.Millisecond
 // Bolt is the embedded store. It is safe for use by several goroutines.
 type Bolt struct {
 	db       *bbolt.DB
+	file     os.FileInfo // of the file that db has open
 	watchers watchers
 }
 
@@ -56,7 +57,12 @@ func openBolt(path string, known []migration) (*Bolt, error) {
 		db.Close()
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	return &Bolt{db: db, watchers: newWatchers()}, nil
+	file, err := os.Stat(path)
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return &Bolt{db: db, file: file, watchers: newWatchers()}, nil
 }
 
 // openFile opens the file and reads every page of it, because bbolt finds a damaged page only when
@@ -243,9 +249,24 @@ func (r boltReader) List(prefix string) (list []Entry) {
 	return list
 }
 
+// Check says with ErrGone that the next Open of the same path would not find this store.
+func (b *Bolt) Check() error {
+	there, err := os.Stat(b.db.Path())
+	if err == nil && os.SameFile(there, b.file) {
+		return nil
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = ErrGone
+	}
+	return fmt.Errorf("%s: %w (`privlink backup %[1]s` puts all that is known back there; restart the daemon then)", b.db.Path(), err)
+}
+
 // Commit implements Store. bbolt writes the pages, syncs, writes the root and syncs again.
 func (b *Bolt) Commit(ctx context.Context, t Txn) (uint64, error) {
 	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("commit: %w", err)
+	}
+	if err := b.Check(); err != nil {
 		return 0, fmt.Errorf("commit: %w", err)
 	}
 	var rev uint64
@@ -312,6 +333,9 @@ func (b *Bolt) Backup(_ context.Context, w io.Writer) error {
 // Restore implements Store. The backup is checked as a whole before anything is replaced. The revision goes
 // on from whichever is higher, so that nobody takes a restored entry for an older one.
 func (b *Bolt) Restore(_ context.Context, r io.Reader, amend Amend) (uint64, error) {
+	if err := b.Check(); err != nil {
+		return 0, fmt.Errorf("restore store: %w", err)
+	}
 	file, err := os.CreateTemp(filepath.Dir(b.db.Path()), "restore-*")
 	if err != nil {
 		return 0, fmt.Errorf("restore store: %w", err)

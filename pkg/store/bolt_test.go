@@ -186,6 +186,44 @@ func TestBolt_CannotBeOpened_IsNotDamaged(t *testing.T) {
 	}
 }
 
+// What would not be found again is not acknowledged. What was read stays readable, and a copy at the old place is the store again.
+func TestBolt_FileGoneOrReplaced_NothingIsAcknowledged(t *testing.T) {
+	ctx := t.Context()
+	for what, lose := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"replaced": func(path string) error {
+			return errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, nil, 0o600))
+		},
+	} {
+		path := filepath.Join(t.TempDir(), "s")
+		b := open(t, path)
+		put := Txn{Put: []Entry{{Key: "a", Value: []byte("1")}}}
+		if _, err := b.Commit(ctx, put); err != nil || b.Check() != nil {
+			t.Fatal(err, b.Check())
+		}
+		if err := lose(path); err != nil {
+			t.Fatal(err)
+		}
+		_, errCommit := b.Commit(ctx, put)
+		_, errRestore := b.Restore(ctx, strings.NewReader(""), nil)
+		for _, err := range []error{b.Check(), errCommit, errRestore} {
+			if !errors.Is(err, ErrGone) || !strings.Contains(err.Error(), "privlink backup "+path) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if rev, err := b.Revision(ctx); err != nil || rev != 1 {
+			t.Errorf("%s: revision %d, %v", what, rev, err)
+		}
+		var copied bytes.Buffer
+		if err := errors.Join(b.Backup(ctx, &copied), os.RemoveAll(path), os.WriteFile(path, copied.Bytes(), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := open(t, path).Get(ctx, "a"); err != nil || string(e.Value) != "1" {
+			t.Errorf("%s: put back: %+v %v", what, e, err)
+		}
+	}
+}
+
 func TestBolt_NewerSchema_IsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	b := open(t, path)

@@ -78,6 +78,9 @@ var ErrLocked = errors.New("in use by another process")
 // ErrDamaged says that the file is not a whole store.
 var ErrDamaged = errors.New("damaged")
 
+// ErrGone says that the file the store is in was removed or replaced under it: what is written now, nobody could read again.
+var ErrGone = errors.New("removed or replaced")
+
 // ErrSchema says that the file was written by a newer version.
 var ErrSchema = errors.New("written by a newer version")
 
