@@ -40,7 +40,7 @@ type Options struct {
 	// Log takes what happens; nil = logrus' standard logger.
 	Log logrus.FieldLogger
 
-	// step hears of every step of a migration, for tests; an error makes that step fail.
+	// step hears of every step of a migration, and of the middle of an Apply, for tests; an error makes that step fail.
 	step func(string) error
 }
 

@@ -124,6 +124,7 @@ const (
 	wordNatset  = int(unsafe.Offsetof(bpfNatset{}.Count) / 8)
 	wordBackend = int(unsafe.Offsetof(bpfBackend{}.Gen) / 8)
 
+	balanceRule  = int(unsafe.Offsetof(bpfRule{}.Balance) / 8)
 	identNatset  = int(unsafe.Offsetof(bpfNatset{}.Ident) / 8)
 	identBackend = int(unsafe.Offsetof(bpfBackend{}.Ident) / 8)
 )

@@ -68,8 +68,9 @@ func (f former) close() {
 	}
 }
 
-// Steps of a migration, as Options.step hears of them.
+// Steps of a migration, and of an Apply, as Options.step hears of them.
 const (
+	stepTables   = "Maglev tables are written"
 	stepReplace  = "replace the program of an attachment"
 	stepFill     = "fill"
 	stepSwitch   = "switch"

@@ -256,9 +256,7 @@ func (d *Dataplane) doubtTables() error {
 			return fmt.Errorf("read the Maglev table of rule slot %d: %w", slot, err)
 		}
 		if !slices.Equal(chosen, slices.Compact(due)) {
-			rule := d.k.rules.load(slot)
-			rule.Balance++ // of another table than the plan's
-			d.k.rules.store(slot, rule, wordRule)
+			d.k.doubt([]uint32{slot})
 		}
 	}
 	return nil

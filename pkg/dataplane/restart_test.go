@@ -240,7 +240,9 @@ func TestOpen_AnotherPrivlinkOnTheInterface_IsNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := func(d *Dataplane) []string { return []string{fmt.Sprintf("%s %s#%d", hookTCX, programTC, programID(d.k.tc))} }
+	names := func(d *Dataplane) []string {
+		return []string{fmt.Sprintf("%s %s#%d", hookTCX, programTC, programID(d.k.tc))}
+	}
 	for _, a := range r.Attachments {
 		if a.Err != nil || !slices.Equal(a.Others, names(g.d)) {
 			t.Errorf("the other one: %+v", a)

@@ -93,7 +93,11 @@ func (d *Dataplane) writeRules(p *plan) (err error) {
 		}
 	}()
 	seed := d.k.config.load(0).MaglevSeed
-	for _, alike := range d.changedTables(p) {
+	changed := d.changedTables(p)
+	for _, alike := range changed {
+		d.k.doubt(alike)
+	}
+	for _, alike := range changed {
 		first := p.tables[alike[0]]
 		chosen := first.choose(seed)
 		for _, slot := range alike {
@@ -114,6 +118,9 @@ func (d *Dataplane) writeRules(p *plan) (err error) {
 	if err := d.k.putTables(slots, fds); err != nil {
 		return err
 	}
+	if err := d.opts.step(stepTables); err != nil {
+		return err
+	}
 	for slot, rule := range p.rules {
 		d.k.rules.store(slot, rule, wordRule)
 	}
@@ -131,6 +138,19 @@ func (d *Dataplane) changedTables(p *plan) map[uint64][]uint32 {
 		}
 	}
 	return changed
+}
+
+// doubted is the signature of a table that is being changed: no members have it.
+const doubted = ^uint64(0)
+
+// doubt makes the next Apply write the tables of some rules anew, whatever its State, until the rules are stored: who dies or fails
+// halfway leaves tables of neither State, and the next one is often the one before, as what probes find out is in no store.
+func (k *kernel) doubt(slots []uint32) {
+	for _, slot := range slots {
+		rule := k.rules.load(slot)
+		rule.Balance = doubted
+		k.rules.storeWord(slot, rule, balanceRule)
+	}
 }
 
 // newTable makes an inner map: element 0 is the number of places. It is empty for a rule that has
@@ -169,7 +189,7 @@ func tableWords(m *ebpf.Map) (mem []byte, words []uint64, err error) {
 // surprise either, but waits for all running programs, which takes longer than everything else that one backend's change
 // needs. A place is one word, read once by a packet; the backends of both tables are in the kernel before and
 // afterwards; so each flow's choice changes at most once and from the one table's to the other's, as with a
-// swap. A daemon that dies halfway has not written the rule's new signature yet, and the next one starts again.
+// swap.
 func (k *kernel) rewriteTable(slot uint32, places []uint32) (done bool) {
 	var id uint32
 	if k.maps[mapMaglev].Lookup(slot, &id) != nil {

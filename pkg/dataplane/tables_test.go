@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -72,6 +73,15 @@ func TestRules_MembersChange_TableIsRewrittenOrReplaced(t *testing.T) {
 		s.RuleSets[0].Rules = []Rule{rule}
 		s.Revision++
 	}
+	var dies error
+	g.edit = func(o *Options) {
+		o.step = func(at string) error {
+			if at == stepTables {
+				return dies
+			}
+			return nil
+		}
+	}
 	g.open()
 	look := func() (id uint32, places []uint32) {
 		t.Helper()
@@ -103,7 +113,27 @@ func TestRules_MembersChange_TableIsRewrittenOrReplaced(t *testing.T) {
 		t.Errorf("one backend down: table %d after %d, or the same places", second, first)
 	}
 	pool(40)
-	if third, _ := look(); third == second {
+	third, whole := look()
+	if third == second {
 		t.Error("the table of five times as many backends is the same map")
+	}
+	// Halfway to a State that is then no more: a backend fell silent, and who starts next has not asked it yet.
+	for _, again := range []string{"apply", "start"} {
+		for _, n := range []int{40, 8} { // rewritten, replaced
+			dies = errors.New("dead")
+			pool(n, 3)
+			if _, err := g.d.Apply(t.Context(), s); !errors.Is(err, dies) {
+				t.Fatal(err)
+			}
+			dies = nil
+			if again == "start" {
+				g.d.Close()
+				g.open()
+			}
+			pool(40)
+			if _, places := look(); !slices.Equal(places, whole) {
+				t.Errorf("%s with the State of before, after death on the way to %d backends: the table is another one", again, n)
+			}
+		}
 	}
 }
