@@ -150,7 +150,8 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 			closeAll(listeners)
 		}
 	}()
-	plane, err := dataplane.Open(ctx, dataplane.Options{
+	// It ends with Close or Abandon: until then it serves, also while requests are brought to their end.
+	plane, err := dataplane.Open(context.WithoutCancel(ctx), dataplane.Options{
 		BPFFS: c.own("bpffs"), Pairs: config.Flows, Inner: inside.options(), Log: log.WithField("part", "dataplane"), Notify: d.report,
 		State: func() (dataplane.State, error) { return control.StateOf(ctx, kept) },
 	})
@@ -195,7 +196,9 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	return d.serve(ctx, cancel, c, answering, listeners, told)
 }
 
-// serve runs control plane, server and what stands beside them until ctx ends or one of them fails, and waits for both.
+// serve runs control plane, server and what stands beside them until ctx ends or one of them fails, and waits for all. What
+// carries traffic works until the last request has its answer: nobody who holds one open makes the time longer in which there
+// are no proxied connections.
 func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, answering *server.Server, listeners []net.Listener, told webhook.Options) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
@@ -205,25 +208,33 @@ func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, 
 			d.log.WithError(err).Error("webhooks are not told any more")
 		}
 	})
+	working, rest := context.WithCancel(context.WithoutCancel(ctx))
+	defer rest()
 	ended := make(chan error, 3)
-	go func() { ended <- d.controller.Run(ctx) }()
-	go func() { ended <- d.inside.run(ctx, d.plane) }()
-	go func() { ended <- answering.Serve(ctx, listeners...) }()
-	go d.watchdog(ctx, c.env)
+	run := func(part func() error, then ...context.CancelFunc) {
+		ended <- part()
+		cancel() // one that ends ends all
+		for _, end := range then {
+			end()
+		}
+	}
+	go run(func() error { return d.controller.Run(working) })
+	go run(func() error { return d.inside.run(working, d.plane) })
+	go run(func() error { return answering.Serve(ctx, listeners...) }, rest)
+	go d.watchdog(working, c.env)
 	d.serves = true
 	d.plane.Keep()
 	if err := notify(c.env, "READY=1"); err != nil {
 		d.log.WithError(err).Warn("cannot tell the service manager")
 	}
 	d.log.WithFields(logrus.Fields{"socket": c.setting("socket"), "took": time.Since(d.started).Round(time.Millisecond)}).Info("serving")
-	first := <-ended
+	<-ctx.Done()
 	if err := notify(c.env, "STOPPING=1"); err != nil {
 		d.log.WithError(err).Warn("cannot tell the service manager")
 	}
-	cancel()
-	second, third := <-ended, <-ended
+	err := errors.Join(real(<-ended), real(<-ended), real(<-ended))
 	d.log.Info("stopped; what is in the kernel goes on forwarding")
-	return errors.Join(real(first), real(second), real(third))
+	return err
 }
 
 // real leaves out the end that was asked for.

@@ -152,6 +152,7 @@ func (s *Server) readJournal(r *request) (*response, error) {
 	if len(body.Value) == 0 && flag(r, "wait") {
 		ctx, cancel := context.WithTimeout(r.Context(), journalWait)
 		defer cancel()
+		defer context.AfterFunc(s.ending, cancel)()
 		_ = s.options.Controller.WaitJournal(ctx, body.Next) // nothing new is an answer too
 		if r.Context().Err() != nil {
 			return nil, r.Context().Err()

@@ -88,6 +88,9 @@ const DefaultQuick = 2 * time.Second
 type Server struct {
 	options Options
 	routes  *routes
+	// ending ends when Serve does: who waits for news gets an answer then.
+	ending context.Context
+	end    context.CancelFunc
 }
 
 // New makes a Server. It answers as soon as its Handler is used.
@@ -102,6 +105,7 @@ func New(options Options) *Server {
 		options.Identifier = principals{options.Controller}
 	}
 	s := &Server{options: options}
+	s.ending, s.end = context.WithCancel(context.Background())
 	s.routes = newRoutes(s.operations())
 	return s
 }
@@ -128,6 +132,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		ConnContext:       withPeer,
 		ErrorLog:          stdlog.New(trouble, "", 0),
 	}
+	server.RegisterOnShutdown(s.end)
 	failed := make(chan error, len(listeners))
 	for _, listener := range listeners {
 		go func() { failed <- server.Serve(listener) }()
