@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/pin"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -92,11 +93,14 @@ func (a *attacher) adopt(devices map[string]device, outs *array[bpfOut]) (_ map[
 			b.close()
 		}
 	}()
-	for path, pin := range pins {
-		hook, name := pin[0], pin[1]
-		l, err := link.LoadPinnedLink(path, nil)
+	for path, of := range pins {
+		hook, name := of[0], of[1]
+		l, err := openLink(path)
 		if err != nil {
 			return nil, nil, fmt.Errorf("adopt link %s: %w", path, err)
+		}
+		if l == nil {
+			continue
 		}
 		ifindex, program, err := attachedTo(l)
 		if err != nil {
@@ -188,6 +192,20 @@ func (a *attacher) replaceFilter(ifindex int, old ebpf.ProgramID, done *replaced
 		return a.ns.do(func() error { return a.putFilter(ifindex, before) })
 	})
 	return nil
+}
+
+// openLink opens a pinned link. It is nil where something else is pinned: that is no attachment and nobody knows whose, so it is left
+// alone, and told (PinLeft).
+func openLink(path string) (link.Link, error) {
+	pinned, err := pin.Load(path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer pinned.Close()
+	if _, ok := pinned.(link.Link); !ok {
+		return nil, nil
+	}
+	return link.LoadPinnedLink(path, nil) // which knows its path
 }
 
 // attachedTo says which interface a link is on (0 = one that is gone) and its program.
@@ -574,9 +592,12 @@ func (a *attacher) attached(devices map[string]device) ([]ebpf.ProgramID, error)
 	}
 	var found []ebpf.ProgramID
 	for path := range pins {
-		l, err := link.LoadPinnedLink(path, nil)
+		l, err := openLink(path)
 		if err != nil {
 			return nil, fmt.Errorf("open link %s: %w", path, err)
+		}
+		if l == nil {
+			continue
 		}
 		_, program, err := attachedTo(l)
 		l.Close()

@@ -142,7 +142,7 @@ func (f *folder) allLinks() (map[string][2]string, error) {
 	all := make(map[string][2]string, len(entries))
 	for _, e := range entries {
 		hook, iface, ok := strings.Cut(e.Name(), "-")
-		if ok {
+		if ok && !e.IsDir() {
 			all[filepath.Join(f.path, "links", e.Name())] = [2]string{hook, unescape.Replace(iface)}
 		}
 	}

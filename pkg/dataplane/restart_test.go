@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,42 @@ func TestOpen_PinGone_SaysWhich(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.open()
+}
+
+// What is pinned among the attachments and is none keeps nobody from starting.
+func TestOpen_SomethingElseAmongTheLinks_IsLeftAlone(t *testing.T) {
+	g, consumer, provider, s := newPair(t)
+	g.open()
+	echo(t, provider, "10.0.1.4:8080")
+	g.apply(s)
+	before := slices.Sorted(maps.Keys(g.d.bindings))
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := newAside()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := []PinTrouble{{g.d.folder.link(hookTCX, "stray"), PinLeft}, {g.d.folder.link(hookXDP, "stray"), PinLeft}}
+	if err := errors.Join(m.Pin(left[0].Path), m.Close(), p.Pin(left[1].Path), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(g.d.folder.link(hookTCX, "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g.d.Close()
+	g.open()
+	g.apply(s)
+	if after := slices.Sorted(maps.Keys(g.d.bindings)); !slices.Equal(before, after) {
+		t.Errorf("attached were %q, are %q", before, after)
+	}
+	if err := works(consumer, "10.0.1.10:80"); err != nil {
+		t.Error(err)
+	}
+	if found, err := g.d.Pins(); err != nil || !slices.Equal(found, left) {
+		t.Errorf("pins: %v, %v, want %v", found, err, left)
+	}
 }
 
 func TestOpen_OtherLayout_IsRefused(t *testing.T) {
