@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrAnswered says that a daemon already answers on a socket.
@@ -38,6 +40,9 @@ func ListenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 	fresh := path + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if room := len(unix.RawSockaddrUnix{}.Path) - 1; len(fresh) > room { // the kernel says no more than EINVAL
+		return nil, fmt.Errorf("listen on %s: the path has %d bytes, at most %d are possible", path, len(path), room-len(".new"))
 	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
 	if err != nil {
