@@ -54,6 +54,7 @@ verify: ## regenerate everything in a copy at another path and compare with what
 lint: ## gofmt, go vet, staticcheck, clang-format, go.mod
 	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	go vet $(PKG)
+	go vet -tags machine ./pkg/doctor ./pkg/dataplane
 	go tool staticcheck $(PKG)
 	git ls-files -co --exclude-standard 'bpf/*.[ch]' | xargs -r $(CLANG_FORMAT) --dry-run -Werror
 

@@ -35,6 +35,7 @@ type ward struct {
 	gw, web, home  *lab.Namespace
 	config, folder string
 	closers        []func() error // of what a case has attached
+	under          []string       // what runs doctor, with its arguments; nothing: itself
 }
 
 const (
@@ -96,7 +97,8 @@ func (w *ward) run(args ...string) (out string, code int) {
 // runIn is run in another namespace, told where nothing but the socket is.
 func (w *ward) runIn(n *lab.Namespace, args ...string) (out string, code int) {
 	w.t.Helper()
-	cmd := exec.CommandContext(w.t.Context(), w.daemon.Binary, append([]string{"doctor", "--socket", w.daemon.Socket}, args...)...)
+	words := slices.Concat(w.under, []string{w.daemon.Binary, "doctor", "--socket", w.daemon.Socket}, args)
+	cmd := exec.CommandContext(w.t.Context(), words[0], words[1:]...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := n.Do(cmd.Start); err != nil {
@@ -390,6 +392,8 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 		t.Errorf("in order: %q", out)
 	}
 	for _, a := range []ailment{
+		{name: "the kernel is old", finds: "kernel-too-old", advice: "boot a kernel of 6.1 or newer",
+			provoke: func() error { w.under = []string{"setarch", "--uname-2.6"}; return nil }, byHand: func() error { w.under = nil; return nil }},
 		{name: "folders of pins are open", finds: "bpffs-open bpffs-open", about: "links", advice: "chmod 0700",
 			provoke: func() error { return errors.Join(chmod(w.daemon.BPFFS, 0o755), chmod(w.pin("links"), 0o711)) }},
 		{name: "state and store are open", finds: "state-open store-open", about: "state.db", advice: "chmod 0600",
@@ -594,13 +598,16 @@ const pressurePercent = 82
 // noBPFFS looks at a place for pins that is on no bpffs, with no daemon: --fix mounts one.
 func (w *ward) noBPFFS() {
 	w.daemon.Stop()
+	if found, _ := w.doctor(); checksOf(found) != "daemon-down" || !strings.Contains(found[0].What, "forwards as it is") {
+		w.t.Errorf("stopped: %+v", found)
+	}
 	w.daemon.BPFFS = filepath.Join(w.folder, "bpf")
 	defer func() {
 		if err := unix.Unmount(w.daemon.BPFFS, 0); err != nil {
 			w.t.Error(err)
 		}
 	}()
-	if found, code := w.doctor(); checksOf(found) != "bpffs-missing daemon-down" || code != exitFailed {
+	if found, code := w.doctor(); checksOf(found) != "bpffs-missing daemon-down" || code != exitFailed || !strings.Contains(found[0].What, "nothing is forwarded") {
 		w.t.Errorf("without a bpffs: exit code %d, %+v", code, found)
 	}
 	if found, code := w.doctor("--fix"); checksOf(found) != "bpffs-missing daemon-down" || code != exitFailed || !slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Repaired }) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
@@ -68,7 +69,24 @@ func MissingFeatures() ([]string, error) {
 			names = append(names, f.Name)
 		}
 	}
-	return names, nil
+	off, err := JITOff("/proc")
+	if off {
+		names = append(names, "compiled BPF programs (sysctl net.core.bpf_jit_enable=1)")
+	}
+	return names, err
+}
+
+// JITOff says that the kernel, whose settings are below the folder proc, does not compile programs: it then loads none that hands
+// a function to a helper (bpf_loop), as privlink's do. What was loaded before goes on.
+func JITOff(proc string) (bool, error) {
+	value, err := os.ReadFile(filepath.Join(proc, "sys/net/core/bpf_jit_enable"))
+	if errors.Is(err, os.ErrNotExist) { // a kernel that always compiles
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read whether BPF is compiled: %w", err)
+	}
+	return strings.TrimSpace(string(value)) == "0", nil
 }
 
 // featuresOf are what the objects need, each once, by name.

@@ -17,6 +17,7 @@
 // # Tests
 //
 // As root. What can be done to a machine is done to a real daemon, by cmd/privlink (TestDoctor): each finding is
-// provoked, repaired, and gone in the next examination. Here is what no test can do to the machine it runs on: other
-// kernels, offloads of hardware, a daemon that is late. go test ./pkg/doctor
+// provoked, repaired, and gone in the next examination. What belongs to all of a machine (a real NIC's offloads, whether BPF is
+// compiled, a kernel that goes without something) is done to the virtual ones of scripts/test-kernels, build tag machine. Here is what
+// is left: a feature that every supported kernel has, a daemon that is late. go test ./pkg/doctor
 package doctor

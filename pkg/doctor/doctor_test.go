@@ -119,7 +119,7 @@ func TestExamine_EachFinding_IsFoundRepairedAndGone(t *testing.T) {
 			func(_ *testing.T, c *clinic) { c.Features[1].Missing = true },
 			func(c *clinic) { c.Features[1].Missing = false },
 		},
-		{"jit-off", Warning, func(t *testing.T, c *clinic) {
+		{"jit-off", Error, func(t *testing.T, c *clinic) {
 			if err := os.WriteFile(filepath.Join(c.Proc, "sys/net/core/bpf_jit_enable"), []byte("0\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}

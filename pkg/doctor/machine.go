@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -43,16 +42,15 @@ func kernel(s *Subject) ([]Finding, error) {
 		}
 	}
 	name := filepath.Join(s.Proc, "sys/net/core/bpf_jit_enable")
-	value, err := os.ReadFile(name)
-	switch {
-	case errors.Is(err, os.ErrNotExist): // a kernel that always compiles
-	case err != nil:
-		return nil, fmt.Errorf("read whether BPF is compiled: %w", err)
-	case strings.TrimSpace(string(value)) == "0":
+	off, err := dataplane.JITOff(s.Proc)
+	if err != nil {
+		return nil, err
+	}
+	if off {
 		found = append(found, Finding{
-			Check: "jit-off", Severity: Warning,
-			What:   "the kernel interprets BPF instead of compiling it: packets cost many times more",
-			Do:     "sysctl net.core.bpf_jit_enable=1, and the same in /etc/sysctl.d; then restart the daemon",
+			Check: "jit-off", Severity: Error,
+			What:   "the kernel does not compile BPF (net.core.bpf_jit_enable is 0), and privlink cannot be loaded without: what is loaded goes on, the next start fails",
+			Do:     "sysctl net.core.bpf_jit_enable=1, and the same in /etc/sysctl.d; then start the daemon, if it does not run",
 			repair: func() error { return os.WriteFile(name, []byte("1\n"), 0o644) },
 		})
 	}
@@ -62,9 +60,13 @@ func kernel(s *Subject) ([]Finding, error) {
 // daemon is what the Status says that has no check of its own.
 func daemon(s *Subject) ([]Finding, error) {
 	if s.Status == nil {
+		meanwhile := "what is in the kernel forwards as it is, and follows no change"
+		if links, err := dataplane.PinnedLinks(s.BPFFS); err == nil && len(links) == 0 {
+			meanwhile = "no program of it is at " + s.BPFFS + ": nothing is forwarded, unless --bpffs is another"
+		}
 		return []Finding{{
 			Check: "daemon-down", Severity: Error, Object: s.Socket,
-			What: fmt.Sprintf("the daemon does not answer (%v); what is in the kernel forwards as it is, and follows no change", s.StatusError),
+			What: fmt.Sprintf("the daemon does not answer (%v); %s", s.StatusError, meanwhile),
 			Do:   "systemctl restart privlink, or privlink run; its log says why it ended, or what it waits for",
 		}}, nil
 	}

@@ -31,18 +31,21 @@ type suite struct {
 	// Tests to run, as go test -run; empty = all.
 	Run string
 	Env []string
+	// Tags of the build; "machine" are tests of what only a machine has: a NIC, and settings of its kernel.
+	Tags string
 	// Programs of this machine that the tests call.
 	Programs []string
 	Timeout  time.Duration
 }
 
 // suites is the list of what runs on other kernels: the verifier, packet tables, traffic through
-// namespaces in each mode, the stress of the flow table. Times are limits for a busy host; on an idle
+// namespaces in each mode, a NIC, what doctor says of machine and kernel, the stress of the flow table. Times are limits for a busy host; on an idle
 // one it is about four minutes a kernel.
 var suites = []suite{
 	{Package: "./scripts/kernels", Timeout: 10 * time.Minute},
 	{Package: "./pkg/model/tables", Timeout: 10 * time.Minute},
-	{Package: "./pkg/dataplane", Run: "TestBudget|TestClock|TestApply_Approved_CarriesTraffic|TestApply_ModeXDP_CarriesTraffic", Env: []string{"PRIVLINK_EMULATED=1"}, Programs: []string{"ethtool"}, Timeout: 10 * time.Minute},
+	{Package: "./pkg/doctor", Tags: "machine", Timeout: 5 * time.Minute},
+	{Package: "./pkg/dataplane", Tags: "machine", Run: "TestMachine|TestBudget|TestClock|TestApply_Approved_CarriesTraffic|TestApply_ModeXDP_CarriesTraffic", Env: []string{"PRIVLINK_EMULATED=1"}, Programs: []string{"ethtool"}, Timeout: 10 * time.Minute},
 	{Package: "./pkg/dataplane/flowtable", Env: []string{"PRIVLINK_STRESS_SECONDS=60"}, Timeout: 10 * time.Minute},
 }
 
@@ -156,7 +159,7 @@ func build(ctx context.Context, work string, chosen []suite) (*vm.Archive, []vm.
 	for _, s := range chosen {
 		folder := filepath.Clean(s.Package)
 		binary := filepath.Join(work, strings.ReplaceAll(folder, "/", "_")+".test")
-		if err := goTool(ctx, "test", "-c", "-o", binary, s.Package); err != nil {
+		if err := goTool(ctx, "test", "-c", "-tags", s.Tags, "-o", binary, s.Package); err != nil {
 			return nil, nil, err
 		}
 		if err := addTree(files, filepath.Join(folder, "testdata")); err != nil {
