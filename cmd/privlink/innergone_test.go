@@ -65,6 +65,14 @@ func TestRun_OwnInterfaceTakenAway_IsMadeAnewAndNothingLost(t *testing.T) {
 		if err := echoes(open); err != nil {
 			t.Errorf("%s: the proxied connection of before: %v", what, err)
 		}
+		// A renamed one still carries what is there, until it is made anew.
+		l.Wait("an interface made anew", 20*time.Second, func() error {
+			now, err := d.Namespace.Netlink().LinkByName(name)
+			if err == nil && now.Attrs().Index == before.Attrs().Index {
+				err = fmt.Errorf("%s: %s is the interface of before", what, name)
+			}
+			return err
+		})
 		l.Wait("another proxied connection", 20*time.Second, func() error {
 			conn, err := dial()
 			if err == nil {
@@ -72,9 +80,6 @@ func TestRun_OwnInterfaceTakenAway_IsMadeAnewAndNothingLost(t *testing.T) {
 			}
 			return err
 		})
-		if now := d.Namespace.Link(name); now.Attrs().Index == before.Attrs().Index {
-			t.Errorf("%s: %s is the interface of before", what, name)
-		}
 		moreLoad(l, c, 3)
 		if err := healthy(); err != nil {
 			t.Errorf("%s: %v", what, err)
