@@ -40,7 +40,7 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 	for _, a := range control.Result.Attachments {
 		i := api.InterfaceStatus{
 			Network: a.Network, Interface: a.Attachment.Interface, VLAN: a.Attachment.VLAN, Hook: a.Hook, Mode: string(a.Mode), Why: a.Why, Asked: string(a.Attachment.Mode),
-			MTU: a.MTU, TakesXDP: a.TakesXDP, Others: a.Others, Warnings: a.Warnings,
+			MTU: a.MTU, TakesXDP: a.TakesXDP, Down: a.Down, Others: a.Others, Warnings: a.Warnings,
 		}
 		if len(a.MAC) > 0 {
 			i.MAC = a.MAC.String()
@@ -48,6 +48,8 @@ func (d *daemon) Status(context.Context) (api.Status, error) {
 		if a.Err != nil {
 			i.Error = a.Err.Error()
 			degraded("interface %s carries no traffic: %v", a.Attachment.Interface, a.Err)
+		} else if a.Down {
+			degraded("interface %s carries no traffic: it is down (ip link set dev %[1]s up)", a.Attachment.Interface)
 		}
 		status.Interfaces = append(status.Interfaces, i)
 	}

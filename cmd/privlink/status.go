@@ -60,6 +60,9 @@ func describeStatus(t *columns, s *api.Status) {
 			name += "." + strconv.Itoa(int(i.VLAN))
 		}
 		trouble := i.Error
+		if i.Down {
+			trouble = "it is down"
+		}
 		if trouble == "" {
 			trouble = strings.Join(i.Warnings, "; ")
 		}

@@ -73,6 +73,8 @@ type InterfaceStatus struct {
 	Network   string `json:"network"` // resource id
 	Interface string `json:"interface"`
 	VLAN      uint16 `json:"vlan,omitempty"`
+	// Down says that somebody set it down: it carries nothing.
+	Down bool `json:"down,omitempty"`
 	// Hook is tcx or clsact, empty if not attached.
 	Hook string `json:"hook,omitempty"`
 	// Mode is what was chosen, tc or xdp, and Why the reason. Asked is auto, tc or xdp.

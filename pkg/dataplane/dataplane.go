@@ -431,12 +431,48 @@ func (d *Dataplane) report() Result {
 			d.log.WithFields(logrus.Fields{"of": f.Key, "reason": f.Reason}).Warn("left out of the kernel")
 		}
 	}
+	d.logAttachments(d.result.Attachments, r.Attachments)
 	// Errors are equal when they say the same.
 	if fmt.Sprintf("%+v", r) != fmt.Sprintf("%+v", d.result) {
 		go d.opts.Notify()
 	}
 	d.result = r
 	return r
+}
+
+// logAttachments says which attachments carry no traffic any more, and which do again.
+func (d *Dataplane) logAttachments(before, now []AttachmentStatus) {
+	type place struct {
+		network, iface string
+		vlan           uint16
+	}
+	trouble := func(a AttachmentStatus) (place, string) {
+		at := place{a.Network, a.Attachment.Interface, a.Attachment.VLAN}
+		switch {
+		case a.Err != nil:
+			return at, a.Err.Error()
+		case a.Down:
+			return at, "it is down"
+		}
+		return at, ""
+	}
+	was := make(map[place]string, len(before))
+	for _, a := range before {
+		at, why := trouble(a)
+		was[at] = why
+	}
+	for _, a := range now {
+		at, why := trouble(a)
+		if why == was[at] {
+			continue
+		}
+		log := d.log.WithFields(logrus.Fields{"interface": at.iface, "network": at.network})
+		if why != "" {
+			log.WithField("reason", why).Warn("the interface carries no traffic")
+		} else {
+			log.Info("the interface carries traffic again")
+		}
+	}
 }
 
 // Keep lets go of the programs that Open replaced: whoever opened the dataplane does its work now.

@@ -102,7 +102,7 @@ func (d *Dataplane) syncInterfaces(p *plan) {
 		dev = d.devices[name]
 		for _, u := range users[name] {
 			s := &p.statuses[u.status]
-			s.Ifindex, s.MTU, s.MAC = dev.ifindex, dev.mtu, dev.mac
+			s.Ifindex, s.MTU, s.MAC, s.Down = dev.ifindex, dev.mtu, dev.mac, !dev.up
 			s.Err, s.Mode, s.Why, s.Warnings = err, is.mode, is.why, is.warnings
 			if err != nil {
 				s.Err = errors.Join(err, d.reserveOut(p, u.network.Key, u.a))

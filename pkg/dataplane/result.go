@@ -70,6 +70,8 @@ type AttachmentStatus struct {
 	Attachment Attachment
 	// Err is why it carries no traffic: the interface does not exist, or has a host address; nil if it does.
 	Err error
+	// Down says that somebody set the interface down: it is attached, and carries nothing.
+	Down bool
 	// Hook is "tcx" or "clsact", or empty when not attached.
 	Hook string
 	// Mode is what was chosen (ModeTC or ModeXDP), and Why the reason.
