@@ -25,6 +25,7 @@ import (
 	"github.com/privlink/privlink/pkg/api"
 	"github.com/privlink/privlink/pkg/doctor"
 	"github.com/privlink/privlink/pkg/lab"
+	"github.com/privlink/privlink/pkg/lab/load"
 )
 
 // ward is a daemon with a service and a client, on which everything is provoked that doctor can find.
@@ -41,6 +42,7 @@ type ward struct {
 const (
 	wardFlows   = 64
 	wardRoomier = 1 << 17
+	wardProxied = 10
 	doctorIP    = "10.0.1.10" // the endpoint's
 )
 
@@ -51,7 +53,7 @@ func newWard(t *testing.T) *ward {
 	w.web = l.VM(w.gw, "web", "10.0.0.4/16", lab.VethOptions{})
 	w.home = l.VM(w.gw, "home", "10.0.1.4/16", lab.VethOptions{})
 	w.spare()
-	w.config = l.WriteFile("config.yaml", fmt.Appendf(nil, "flows: %d\n", wardFlows))
+	w.config = l.WriteFile("config.yaml", fmt.Appendf(nil, "flows: %d\nproxyConnections: %d\n", wardFlows, wardProxied))
 	w.daemon = w.gw.Daemon(t.Context(), lab.DaemonOptions{Binary: l.Build(t.Context(), "./cmd/privlink"), Args: []string{"--config", w.config}})
 	w.must("vnet create datacenter --prefix 10.0.0.0/16 --interface web")
 	w.must("vnet create home --prefix 10.0.0.0/16 --interface home")
@@ -213,6 +215,27 @@ func (w *ward) treat(a ailment) {
 	}
 }
 
+// proxy makes a PROXY service and opens as many connections to it as doctor calls too many.
+func (w *ward) proxy() error {
+	if err := load.Serve(w.web, "10.0.0.4"); err != nil {
+		return err
+	}
+	w.must(fmt.Sprintf("lb create proxied --vnet datacenter --rule tcp:%d --backend 10.0.0.4", load.PortEcho))
+	w.must("service create proxied --lb proxied --proxy-protocol --nat-ip-count 1 --visibility * --auto-approval *")
+	w.must("endpoint create to-proxied --vnet home --ip 10.0.1.11 --service " + defaultService("proxied"))
+	for range wardProxied * pressurePercent / 100 {
+		conn, err := w.home.Dial(w.t.Context(), "tcp4", "", fmt.Sprintf("10.0.1.11:%d", load.PortEcho))
+		if err != nil {
+			return err
+		}
+		w.closers = append(w.closers, conn.Close)
+		if err := echoes(conn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // pin is a file of the daemon's bpffs folder.
 func (w *ward) pin(elem ...string) string {
 	return filepath.Join(append([]string{w.daemon.BPFFS}, elem...)...)
@@ -324,7 +347,7 @@ func (w *ward) occupyFilter(name string) error {
 	})
 }
 
-// vacate takes away what occupy attached.
+// vacate takes away what a case attached or opened.
 func (w *ward) vacate() error {
 	var failed []error
 	for _, c := range w.closers {
@@ -539,7 +562,7 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 		{name: "the flow table is nearly full", finds: "table-pressure", about: "flows_v1", advice: "flows: N",
 			provoke: func() error { return w.spray(wardFlows * pressurePercent / 100) },
 			byHand: func() error {
-				w.lab.WriteFile("config.yaml", fmt.Appendf(nil, "flows: %d\n", wardRoomier))
+				w.lab.WriteFile("config.yaml", fmt.Appendf(nil, "flows: %d\nproxyConnections: %d\n", wardRoomier, wardProxied))
 				w.daemon.Stop()
 				w.daemon.Start(ctx)
 				w.must(fmt.Sprintf("service update shop --max-flows-per-endpoint %d", wardRoomier))
@@ -548,6 +571,9 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 		{name: "a service's ports are nearly taken", finds: "port-pressure", about: "privatelinkservices/shop", advice: "privlink service update shop --nat-ip-count N", heals: true,
 			provoke: func() error { return w.spray(64512*pressurePercent/100 + 100) },
 			byHand:  func() error { w.must("service update shop --nat-ip-count 2"); return nil }},
+
+		{name: "PROXY services have nearly all connections they may", finds: "proxy-pressure", advice: "proxyConnections: N",
+			provoke: w.proxy, byHand: w.vacate},
 
 		{name: "the daemon hangs", finds: "daemon-down", about: w.daemon.Socket, advice: "systemctl",
 			provoke: func() error { return w.daemon.Process().Signal(syscall.SIGSTOP) },

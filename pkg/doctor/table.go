@@ -37,6 +37,16 @@ func tables(s *Subject) ([]Finding, error) {
 			found = append(found, f)
 		}
 	}
+	if s.Status != nil {
+		if p := s.Status.Proxied; p.Limit > 0 && p.Connections*100 >= uint64(p.Limit)*pressure {
+			found = append(found, Finding{
+				Check: "proxy-pressure", Severity: Warning,
+				What: fmt.Sprintf("%d of at most %d connections of PROXY services: when there are as many, new ones are reset", p.Connections, p.Limit),
+				Do: "let there be more: `proxyConnections: N` in the file of privlink run --config, where the limit of descriptors allows it (LimitNOFILE= in the systemd unit), " +
+					"and restart the daemon (which resets them); or let one consumer have fewer: `proxyConnectionsPerLink: N` there",
+			})
+		}
+	}
 	for _, p := range s.Kernel.Ports {
 		if p.Size == 0 || p.Used*100 < p.Size*pressure {
 			continue
