@@ -43,25 +43,29 @@ func TestRestart_KilledManyTimes_NothingLost(t *testing.T) {
 
 // Killed while it starts, at moments that the test does not choose.
 func TestRestart_KilledWhileStarting_NothingLost(t *testing.T) {
-	r := newRig(t, rigOptions{consumers: 2})
-	d := r.newDaemon()
-	d.start()
-	r.load(load.Options{})
-	d.process.Stop()
-	for delay := time.Duration(0); delay <= 400*time.Millisecond; delay += 20 * time.Millisecond {
-		p := d.launch()
-		begin := time.Now()
-		r.Wait("the moment to kill it", time.Second, func() error {
-			if time.Since(begin) < delay {
-				return errEarly
+	for name, o := range hooks {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, o)
+			d := r.newDaemon()
+			d.start()
+			r.load(load.Options{})
+			d.process.Stop()
+			for delay := time.Duration(0); delay <= 400*time.Millisecond; delay += 40 * time.Millisecond {
+				p := d.launch()
+				begin := time.Now()
+				r.Wait("the moment to kill it", time.Second, func() error {
+					if time.Since(begin) < delay {
+						return errEarly
+					}
+					return nil
+				})
+				p.Kill()
 			}
-			return nil
+			d.start()
+			r.more(3)
+			r.wantNothingLost()
 		})
-		p.Kill()
 	}
-	d.start()
-	r.more(3)
-	r.wantNothingLost()
 }
 
 func TestUpgrade_ManyTimes_OtherProgramsAndNothingLost(t *testing.T) {
