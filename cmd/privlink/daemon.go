@@ -23,6 +23,8 @@ type daemon struct {
 	kept interface{ Check() error }
 	// bpffs and stateDir are its folders, absolute.
 	bpffs, stateDir string
+	// private says that the bpffs is among mounts of the daemon's own.
+	private bool
 	// socketMode is what the Unix socket is made with.
 	socketMode os.FileMode
 	serves     bool // everything it needs is open: what an earlier daemon had is not needed any more

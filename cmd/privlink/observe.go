@@ -145,7 +145,7 @@ func (d *daemon) Audit(ctx context.Context) (api.Audit, error) {
 // Examine implements server.Observer.
 func (d *daemon) Examine(context.Context) (api.Examination, error) {
 	check := api.Examination{
-		Inner: d.inside.network.Interface(), SocketMode: uint32(d.socketMode), BPFFS: d.bpffs, StateDir: d.stateDir,
+		Inner: d.inside.network.Interface(), SocketMode: uint32(d.socketMode), BPFFS: d.bpffs, PrivateBPFFS: d.private, StateDir: d.stateDir,
 		Differences: []api.KernelDifference{}, Pins: []api.PinTrouble{}, Detached: []string{}, Before: map[string][]string{}, After: map[string][]string{}, Ports: []api.ScarcePorts{},
 	}
 	var err error

@@ -169,6 +169,13 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		}
 	}()
 	d.plane, d.inside = plane, inside
+	if d.private, err = dataplane.PrivateBPFFS(d.bpffs); err != nil {
+		return err
+	}
+	if d.private {
+		log.WithField("bpffs", d.bpffs).Warn("the bpffs is among mounts of the daemon's own: what is in the kernel ends with it, and traffic too " +
+			"(in a namespace of `ip netns`: nsenter --net=/run/netns/NAME privlink run)")
+	}
 	if err := inside.join(plane, d.healthChanged); err != nil {
 		return err
 	}
@@ -233,7 +240,11 @@ func (d *daemon) serve(ctx context.Context, cancel context.CancelFunc, c *call, 
 		d.log.WithError(err).Warn("cannot tell the service manager")
 	}
 	err := errors.Join(real(<-ended), real(<-ended), real(<-ended))
-	d.log.Info("stopped; what is in the kernel goes on forwarding")
+	if d.private {
+		d.log.Warn("stopped; what was in the kernel ends with the mounts of the daemon's own")
+	} else {
+		d.log.Info("stopped; what is in the kernel goes on forwarding")
+	}
 	return err
 }
 

@@ -111,6 +111,8 @@ type Examination struct {
 	NetworkNamespace string `json:"networkNamespace"`
 	BPFFS            string `json:"bpffs"`
 	StateDir         string `json:"stateDir"`
+	// PrivateBPFFS says that the bpffs is among mounts of the daemon's own, and what is pinned there ends with it.
+	PrivateBPFFS bool `json:"privateBpffs,omitempty"`
 	// Store is what is the matter with the file that the resources are in; empty = nothing.
 	Store string `json:"store,omitempty"`
 	// Ports are, for each service and frontend with flows, those towards the backend that has the fewest left.

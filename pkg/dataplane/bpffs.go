@@ -264,5 +264,28 @@ func OnBPFFS(path string) (bool, error) {
 	}
 }
 
+// PrivateBPFFS says that the bpffs at path is mounted for this process and its like only, as below `ip netns exec` or `unshare
+// --mount`, and not for the machine's (or the container's) first process: what is pinned there ends with the last of them.
+func PrivateBPFFS(path string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return false, fmt.Errorf("look at the bpffs %s: %w", path, err)
+	}
+	mounts, err := os.ReadFile("/proc/1/mountinfo") // proc_pid_mountinfo(5): id, parent, major:minor, ...
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
+		return false, nil // hidden from us
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at the bpffs %s: %w", path, err)
+	}
+	device := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == device {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // MountBPFFS mounts a bpffs where `privlink run` would, for pins at path: it does nothing where there is one.
 func MountBPFFS(path string) error { return mountBPFFS(filepath.Clean(path)) }

@@ -23,6 +23,14 @@ func pins(s *Subject) ([]Finding, error) {
 	if s.Status == nil {
 		return detached(s)
 	}
+	if s.Kernel.PrivateBPFFS {
+		found = append(found, Finding{
+			Check: "bpffs-private", Severity: Warning, Object: s.BPFFS,
+			What: "the bpffs is among mounts of the daemon's own: with the daemon ends what is in the kernel, and all traffic",
+			Do: "start the daemon among the machine's mounts; in a namespace of `ip netns` with nsenter --net=/run/netns/NAME privlink run, " +
+				"as ip netns exec mounts a /sys of its own",
+		})
+	}
 	var lost []string
 	for _, p := range s.Kernel.Pins {
 		switch dataplane.PinWhy(p.Why) {
