@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,7 +77,11 @@ type TCPOptions struct {
 	ClientCAFile string
 }
 
-// ListenTCP listens with TLS 1.3, or in plain on loopback.
+// maxConnections of one TCP listener. Of who comes more nobody knows yet who that is, and the rest waits: proxied connections and
+// probes need descriptors, too.
+const maxConnections = 256
+
+// ListenTCP listens with TLS 1.3, or in plain on loopback. It takes maxConnections at once.
 func ListenTCP(options TCPOptions) (net.Listener, error) {
 	if options.CertFile == "" && options.KeyFile == "" {
 		host, _, err := net.SplitHostPort(options.Address)
@@ -86,7 +91,7 @@ func ListenTCP(options TCPOptions) (net.Listener, error) {
 		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return nil, fmt.Errorf("listen on %s: plain HTTP is for loopback only (set certificate and key)", options.Address)
 		}
-		return net.Listen("tcp", options.Address)
+		return listenLimited(options.Address)
 	}
 	pair, err := tls.LoadX509KeyPair(options.CertFile, options.KeyFile)
 	if err != nil {
@@ -104,5 +109,17 @@ func ListenTCP(options TCPOptions) (net.Listener, error) {
 		}
 		config.ClientAuth = tls.VerifyClientCertIfGiven
 	}
-	return tls.Listen("tcp", options.Address, config)
+	plain, err := listenLimited(options.Address)
+	if err != nil {
+		return nil, err
+	}
+	return tls.NewListener(plain, config), nil // outermost: the HTTP server has to see that it is TLS
+}
+
+func listenLimited(address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return netutil.LimitListener(listener, maxConnections), nil
 }
