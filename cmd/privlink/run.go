@@ -140,6 +140,9 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 		return explainKernel(err, kernelRelease(), dataplane.MissingFeatures)
 	}
 	defer func() { err = errors.Join(err, inside.close(d.serves)) }()
+	if err := wantResources(ctx, kept, dir, c.own("bpffs")); err != nil {
+		return err
+	}
 	// Ports that somebody else has are found out before anything in the kernel changes. Who connects to ours waits.
 	listeners, err := listenTCP(config.tcp())
 	if err != nil {
@@ -201,6 +204,24 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	})
 	told := webhook.Options{Source: controller, Hooks: hooks, Dir: dir, Log: log.WithField("part", "webhook")}
 	return d.serve(ctx, cancel, c, answering, listeners, told)
+}
+
+// wantResources refuses a store that was never written where the kernel carries networks: it is not the one they come from, and would take them
+// all out.
+func wantResources(ctx context.Context, kept *store.Bolt, dir, bpffs string) error {
+	revision, err := kept.Revision(ctx)
+	if err != nil || revision > 0 {
+		return err
+	}
+	networks, err := dataplane.Networks(bpffs)
+	if err != nil {
+		return privileges(err)
+	}
+	if networks > 0 {
+		return refusedErrorf("%s has no resources, and the kernel carries networks (%d), which a start would take out: put the file back (a backup is one), "+
+			"choose the --state-dir that has it, or begin anew with `privlink down`", filepath.Join(dir, "state.db"), networks)
+	}
+	return nil
 }
 
 // serve runs control plane, server and what stands beside them until ctx ends or one of them fails, and waits for all. What

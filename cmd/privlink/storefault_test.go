@@ -248,3 +248,38 @@ func TestStore_FileGone_WritesAreRefusedAndABackupPutsItBack(t *testing.T) {
 		})
 	}
 }
+
+// A start without the store, or with another one, would take everything out of the kernel.
+func TestStore_NewBesideWhatTheKernelCarries_DaemonRefusesAndTheKernelGoesOn(t *testing.T) {
+	l, d := smallDisk(t)
+	d.Kill()
+	name := filepath.Join(d.StateDir, "state.db")
+	if err := os.Rename(name, name+".old"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the file that the first one made is as good as none
+		refusesToStart(t, l, d, "has no resources, and the kernel carries networks (1), which a start would take out: put the file back (a backup is one)")
+	}
+	if err := os.Rename(name+".old", name); err != nil {
+		t.Fatal(err)
+	}
+	d.Start(t.Context())
+	if out, err := d.CLI(t.Context(), "vnet", "show", "net"); err != nil || !strings.Contains(out, "eth1") {
+		t.Errorf("with the store put back: %v\n%s", err, out)
+	}
+	// Who wants to begin anew says so.
+	d.Stop()
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, d, "down --bpffs "+d.BPFFS)
+	d.Start(t.Context())
+	if out, err := d.CLI(t.Context(), "vnet", "list"); err != nil || strings.Contains(out, "eth1") {
+		t.Errorf("begun anew: %v\n%s", err, out)
+	}
+	// A store without resources is one when they were there once.
+	mustRun(t, d, "vnet create net --prefix 10.0.0.0/16 --interface eth1")
+	mustRun(t, d, "vnet delete net")
+	d.Kill()
+	d.Start(t.Context())
+}

@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -285,6 +288,43 @@ func PrivateBPFFS(path string) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// Networks counts the networks that what is pinned at path (empty = DefaultBPFFS) knows, whatever version made it: what a
+// daemon with an empty State would take out of the kernel. The inner network is none.
+func Networks(path string) (n int, err error) {
+	name, _, _ := strings.Cut(mapVNets, "_v")
+	pins, err := filepath.Glob(filepath.Join(cmp.Or(path, DefaultBPFFS), "maps", name+"_v*"))
+	if err != nil {
+		return 0, fmt.Errorf("look at the bpffs %s: %w", path, err)
+	}
+	for _, pin := range pins {
+		in, err := networksIn(pin)
+		if err != nil {
+			return 0, fmt.Errorf("read map %s: %w", pin, err)
+		}
+		n += max(in-1, 0) // the inner one is always there
+	}
+	return n, nil
+}
+
+// networksIn counts the slots of a map of names that are in use.
+func networksIn(pin string) (n int, err error) {
+	m, err := ebpf.LoadPinnedMap(pin, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	free, value := make([]byte, m.ValueSize()), make([]byte, m.ValueSize())
+	for slot := range m.MaxEntries() {
+		if err := m.Lookup(slot, &value); err != nil {
+			return 0, err
+		}
+		if !bytes.Equal(value, free) {
+			n++
+		}
+	}
+	return n, nil
 }
 
 // MountBPFFS mounts a bpffs where `privlink run` would, for pins at path: it does nothing where there is one.

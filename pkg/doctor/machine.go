@@ -159,7 +159,7 @@ func files(s *Subject) ([]Finding, error) {
 			Check: "store-gone", Severity: Error, Object: filepath.Join(s.StateDir, "state.db"),
 			What: "the daemon's file with all resources is not where the next start looks for it, and nothing is written: " + s.Kernel.Store,
 			Do: "privlink backup " + filepath.Join(s.StateDir, "state.db") + ", and systemctl restart privlink; " +
-				"a start without it would take everything out of the kernel",
+				"a start without it is refused",
 		})
 	}
 	if s.Status != nil { // else nobody listens, and the next start makes it anew
