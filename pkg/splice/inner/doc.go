@@ -14,6 +14,8 @@
 // Invariants:
 //   - Setup is idempotent and adopts what a killed daemon left, so that the interface, and
 //     with it the dataplane's attachment, outlives a restart;
+//   - Restore makes an interface anew that somebody took away, around sockets that go on; nobody removes a network that a
+//     process has;
 //   - a socket keeps the namespace it was made in; no thread stays in it by accident.
 //
 // It imports netlink, netns and the standard library, nothing of privlink. Tests need
