@@ -44,8 +44,9 @@ type inside struct {
 	dialer  *inner.Dialer
 	prober  *probe.Prober
 
-	mu    sync.Mutex
-	state dataplane.State // applied last
+	mu     sync.Mutex
+	state  dataplane.State // applied last
+	before map[string]bool // verdicts of the daemon before, by probe, until this one has its own
 }
 
 // openInside makes the network and listens: programs of an earlier daemon bring connections at once, which wait.
@@ -129,8 +130,17 @@ func (in *inside) close(served bool) error {
 
 // Probe implements control.Health.
 func (in *inside) Probe(key string) (healthy, known bool) {
-	r, known := in.prober.Result(key)
-	return r.Healthy, known
+	if r, known := in.prober.Result(key); known {
+		return r.Healthy, true
+	}
+	in.mu.Lock()
+	healthy, known = in.before[key]
+	in.mu.Unlock()
+	if !known {
+		r, _ := in.prober.Result(key)
+		healthy = r.Healthy
+	}
+	return healthy, known
 }
 
 // ask takes what the control plane wants to be probed.

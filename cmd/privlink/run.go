@@ -182,6 +182,12 @@ func runDaemon(ctx context.Context, c *call) (err error) {
 	if err := inside.join(plane, d.healthChanged); err != nil {
 		return err
 	}
+	// A backend that was down is so until it has been asked: a restart must not send it new flows.
+	stored, err := control.StateOf(ctx, kept)
+	if err != nil {
+		return err
+	}
+	inside.before = plane.Verdicts(stored)
 	controller, err := control.New(ctx, control.Options{
 		Store: kept, Applier: applier{plane, inside}, Health: inside, Probes: inside.ask, Flows: d.liveFlows, AliasSuffix: config.AliasSuffix, Log: log.WithField("part", "control"),
 	})

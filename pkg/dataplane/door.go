@@ -378,3 +378,29 @@ func (d *Dataplane) planProbes(p *plan) {
 	p.keepLinks[probeIdent] = true
 	p.links[slot] = bpfLink{Ident: probeIdent, State: uint8(LinkApproved), MaxFlows: d.k.config.load(0).MaxPairs}
 }
+
+// Verdicts are those in force in the kernel, by Target.Probe, as whoever had it before left them: what probes have found out stands
+// nowhere else. For a daemon that has asked nobody yet.
+func (d *Dataplane) Verdicts(s State) map[string]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	verdicts := make(map[string]bool)
+	for i := range s.RuleSets {
+		rs := &s.RuleSets[i]
+		for j := range rs.Rules {
+			for _, t := range rs.Rules[j].Targets {
+				slot := d.backends.find(backendIdent(rs, &rs.Rules[j], t))
+				if t.Probe == "" || t.NoNew || slot == 0 || d.closed {
+					continue
+				}
+				switch bpfBackendState(d.k.backends.load(slot).State) {
+				case bpfBackendStateBACKEND_UP:
+					verdicts[t.Probe] = true
+				case bpfBackendStateBACKEND_DOWN:
+					verdicts[t.Probe] = verdicts[t.Probe] || false
+				}
+			}
+		}
+	}
+	return verdicts
+}
