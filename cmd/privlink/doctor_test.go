@@ -514,7 +514,7 @@ func TestDoctor_EverythingThatCanBeWrong_FoundRepairedAndClean(t *testing.T) {
 			byHand:  func() error { w.spare(); return nil }},
 		{name: "the splice path's interface is down", finds: "interface-down", about: "pli-", advice: "up",
 			provoke: func() error { w.gw.Down(innerConfig(w.daemon.BPFFS).Interface); return nil }},
-		{name: "the splice path's interface is gone", finds: "inner-gone", about: "pli-", advice: "restart", heals: true,
+		{name: "the splice path's interface is gone", finds: "inner-gone", about: "pli-", advice: "within a second", heals: true,
 			provoke: func() error {
 				l, err := w.gw.Netlink().LinkByName(innerConfig(w.daemon.BPFFS).Interface)
 				if err != nil {

@@ -104,7 +104,7 @@ func inner(s *Subject) ([]Finding, error) {
 		return []Finding{{
 			Check: "inner-gone", Severity: Error, Object: name,
 			What: "somebody deleted privlink's own interface " + name + ": " + through,
-			Do:   "systemctl restart privlink: the daemon makes it anew (plain flows do not notice)",
+			Do:   "the daemon makes it anew within a second, and its log says what keeps it from that; systemctl start privlink where none runs",
 		}}, nil
 	}
 	for i := range found {
