@@ -63,41 +63,49 @@ func TestHostile_FullRate_OthersKeepTheirShare(t *testing.T) {
 		t.Skip("needs two processors to itself: make check-hostile")
 	}
 	bind(t, attackerCPU)
-	for _, kind := range floods {
-		t.Run(kind.name, func(t *testing.T) {
-			r := newRig(t, rigOptions{consumers: 2, pairs: 1 << 16})
-			const sinkIP = "10.0.0.5"
-			r.VM(r.gw, "sink", sinkIP+"/16", lab.VethOptions{})
-			r.state.Networks = append(r.state.Networks, dataplane.Network{Key: "sink", Prefixes: r.state.Networks[0].Prefixes,
-				Attachments: []dataplane.Attachment{{Interface: "sink", Mode: dataplane.ModeTC}}})
-			own := r.state.RuleSets[0]
-			own.Key, own.Network = "own", "sink"
-			own.Rules = slices.Clone(own.Rules)
-			own.Rules[0].Targets = []dataplane.Target{{Pool: "sink", Addr: netip.MustParseAddr(sinkIP), Weight: 1, Healthy: true}}
-			r.state.RuleSets = append(r.state.RuleSets, own)
-			r.state.Links[0].RuleSet = "own"
-			r.open()
-			defer neighbour(t, r.backend, victimCPU, "server", backendIP).Kill()
-			socket := r.Path("client")
-			defer neighbour(t, r.consumers[1], victimCPU, "client", socket, address(endpointIP, portSink), address(endpointIP, portOne)).Kill()
-
-			a := &attack{own: r.consumers[0].MAC("eth0"), gateway: r.gw.MAC("c1")}
-			kind.build(a)
-			file, err := os.Create(r.Path("frames"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := gob.NewEncoder(file).Encode(a.frames); err != nil {
-				t.Fatal(err)
-			}
-			file.Close()
-			elsewhere := r.Namespace("elsewhere")
-			beside := r.VM(elsewhere, "beside", clientIP+"/16", lab.VethOptions{})
-			attacker := flood(t, r.consumers[0], r.gw, "c1", "attacker", file.Name())
-			control := flood(t, beside, elsewhere, "beside", "attacker", file.Name())
-			shares(t, side{socket, attacker}, side{socket, control}, leastFlood)
-		})
+	for _, mode := range []dataplane.Mode{dataplane.ModeTC, dataplane.ModeXDP} {
+		for _, kind := range floods {
+			t.Run(fmt.Sprintf("%s/%s", mode, kind.name), func(t *testing.T) { fullRate(t, mode, kind.build) })
+		}
 	}
+}
+
+func fullRate(t *testing.T, mode dataplane.Mode, build func(*attack)) {
+	o := rigOptions{consumers: 2, pairs: 1 << 16, mode: mode}
+	if mode == dataplane.ModeXDP {
+		o.wire = wire()
+	}
+	r := newRig(t, o)
+	const sinkIP = "10.0.0.5"
+	r.VM(r.gw, "sink", sinkIP+"/16", o.wire)
+	r.state.Networks = append(r.state.Networks, dataplane.Network{Key: "sink", Prefixes: r.state.Networks[0].Prefixes,
+		Attachments: []dataplane.Attachment{{Interface: "sink", Mode: mode}}})
+	own := r.state.RuleSets[0]
+	own.Key, own.Network = "own", "sink"
+	own.Rules = slices.Clone(own.Rules)
+	own.Rules[0].Targets = []dataplane.Target{{Pool: "sink", Addr: netip.MustParseAddr(sinkIP), Weight: 1, Healthy: true}}
+	r.state.RuleSets = append(r.state.RuleSets, own)
+	r.state.Links[0].RuleSet = "own"
+	r.open()
+	defer neighbour(t, r.backend, victimCPU, "server", backendIP).Kill()
+	socket := r.Path("client")
+	defer neighbour(t, r.consumers[1], victimCPU, "client", socket, address(endpointIP, portSink), address(endpointIP, portOne)).Kill()
+
+	a := &attack{own: r.consumers[0].MAC("eth0"), gateway: r.gw.MAC("c1")}
+	build(a)
+	file, err := os.Create(r.Path("frames"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gob.NewEncoder(file).Encode(a.frames); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	elsewhere := r.Namespace("elsewhere")
+	beside := r.VM(elsewhere, "beside", clientIP+"/16", o.wire)
+	attacker := flood(t, r.consumers[0], r.gw, "c1", "attacker", file.Name())
+	control := flood(t, beside, elsewhere, "beside", "attacker", file.Name())
+	shares(t, side{socket, attacker}, side{socket, control}, leastFlood)
 }
 
 // bind keeps this process on one processor until the test ends. New threads are where the old ones are.
