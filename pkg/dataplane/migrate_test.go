@@ -51,8 +51,12 @@ func newCrowded(t *testing.T, edit func(*Options)) *crowded {
 	g := newGateway(t)
 	g.edit = edit
 	c := &crowded{gateway: g}
-	c.consumer = g.VM(g.ns, "consumer", "10.0.1.4/16", lab.VethOptions{})
-	c.provider = g.VM(g.ns, "provider", "10.0.1.4/16", lab.VethOptions{})
+	// As cables are: a sender waits while the other end, which may have XDP, is busy, and sends whole checksums and no large packets.
+	cable := lab.VethOptions{B: lab.EndOptions{
+		Off: []string{"tx-checksum-ip-generic", "tx-tcp-segmentation", "tx-generic-segmentation"}, On: []string{"rx-gro"}, Queue: true,
+	}}
+	c.consumer = g.VM(g.ns, "consumer", "10.0.1.4/16", cable)
+	c.provider = g.VM(g.ns, "provider", "10.0.1.4/16", cable)
 	if err := load.Serve(c.provider, "10.0.1.4"); err != nil {
 		t.Fatal(err)
 	}
