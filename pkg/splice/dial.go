@@ -121,9 +121,14 @@ func (l *loop) greet(c *conn) error {
 	h := c.identity.header()
 	bytes := h.Append(l.buffer[:0])
 	size := len(bytes)
-	// Only looked at: the backend may refuse, and then the next one is to have it. Ends and errors are epoll's to tell.
-	if first, err := receive(c.ends[client].fd, bytes[size:size+smallSize], unix.MSG_PEEK); err == nil {
+	// Only looked at: the backend may refuse, and then the next one is to have it. An end is epoll's to tell; not an error, which is
+	// told once, and that was now.
+	switch first, err := receive(c.ends[client].fd, bytes[size:size+smallSize], unix.MSG_PEEK); {
+	case err == nil:
 		bytes = bytes[:size+first]
+	case !again(err):
+		l.fail(c, err)
+		return nil
 	}
 	n, err := send(c.ends[backend].fd, bytes)
 	if err != nil {

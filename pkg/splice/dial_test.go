@@ -98,6 +98,19 @@ func TestDial_ClientResetsMeanwhile_DialIsGivenUp(t *testing.T) {
 	eventually(t, "given up", func() bool { s := r.server.Stats(); return s.Active == 0 && s.Reset == 1 })
 }
 
+// A reset that came before anybody looked at the client's socket is met by the look at what it has sent.
+func TestDial_ClientResetBefore_DialIsGivenUp(t *testing.T) {
+	r := startRig(t, func(_ *Config, g *fakeGateway) { g.targets = []netip.AddrPort{silent(t)} })
+	r.gateway.mu.Lock() // the loop waits for it with the connection in its hands
+	consumer := r.dial()
+	if err := consumer.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	consumer.Close()
+	r.gateway.mu.Unlock()
+	eventually(t, "given up", func() bool { s := r.server.Stats(); return s.Active == 0 && s.Reset == 1 })
+}
+
 func TestIdentify_NoFlow_ClientGetsReset(t *testing.T) {
 	r := startRig(t, func(_ *Config, g *fakeGateway) { g.unknown = true })
 	r.dialReset()
