@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +17,9 @@ import (
 func TestRun_BPFFSOfItsOwn_SaysThatTrafficEndsWithIt(t *testing.T) {
 	l := lab.New(t)
 	gw, binary := l.Namespace("gateway"), l.Build(t.Context(), "./cmd/privlink")
-	process := gw.Start(t.Context(), "unshare", "--mount", binary, "run", "--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", l.Path("bpf"))
+	bpffs := l.Path(filepath.Base(l.BPFFS("private")))                                             // the inner namespace is named after it
+	l.OnClose(func() { _ = os.Remove(filepath.Join("/run/netns", innerConfig(bpffs).Namespace)) }) // was mounted over for the daemon only
+	process := gw.Start(t.Context(), "unshare", "--mount", binary, "run", "--state-dir", l.Path("state"), "--socket", l.Path("socket"), "--bpffs", bpffs)
 	l.Wait("the daemon to serve", 20*time.Second, func() error {
 		if !strings.Contains(process.Output(), "msg=serving") {
 			return errors.New(process.Output())
