@@ -130,17 +130,16 @@ func (in *inside) close(served bool) error {
 
 // Probe implements control.Health.
 func (in *inside) Probe(key string) (healthy, known bool) {
-	if r, known := in.prober.Result(key); known {
+	r, known := in.prober.Result(key)
+	if known {
 		return r.Healthy, true
 	}
 	in.mu.Lock()
-	healthy, known = in.before[key]
-	in.mu.Unlock()
-	if !known {
-		r, _ := in.prober.Result(key)
-		healthy = r.Healthy
+	defer in.mu.Unlock()
+	if healthy, known := in.before[key]; known {
+		return healthy, true
 	}
-	return healthy, known
+	return r.Healthy, false
 }
 
 // ask takes what the control plane wants to be probed.

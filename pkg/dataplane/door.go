@@ -393,11 +393,9 @@ func (d *Dataplane) Verdicts(s State) map[string]bool {
 				if t.Probe == "" || t.NoNew || slot == 0 || d.closed {
 					continue
 				}
-				switch bpfBackendState(d.k.backends.load(slot).State) {
-				case bpfBackendStateBACKEND_UP:
-					verdicts[t.Probe] = true
-				case bpfBackendStateBACKEND_DOWN:
-					verdicts[t.Probe] = verdicts[t.Probe] || false
+				state := bpfBackendState(d.k.backends.load(slot).State)
+				if up := state == bpfBackendStateBACKEND_UP; up || state == bpfBackendStateBACKEND_DOWN {
+					verdicts[t.Probe] = verdicts[t.Probe] || up
 				}
 			}
 		}

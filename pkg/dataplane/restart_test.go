@@ -218,6 +218,23 @@ func TestDown_PinsOfFiltersGone_FiltersAreRemoved(t *testing.T) {
 	}
 }
 
+// another is one more privlink beside the gateway's, with pins of its own and the same State.
+func (g *gateway) another(s State) (*Dataplane, Result) {
+	g.t.Helper()
+	opts := g.options()
+	opts.BPFFS = g.BPFFS("other")
+	other, err := Open(g.t.Context(), opts)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { other.Close() })
+	r, err := other.Apply(g.t.Context(), s)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return other, r
+}
+
 // Another privlink beside this one, with pins and a State of its own, takes no filter of this one's for its own: not when it starts, and not
 // when the same interface is attached.
 func TestOpen_AnotherPrivlinkWithFilters_LeavesOursAlone(t *testing.T) {
@@ -230,23 +247,13 @@ func TestOpen_AnotherPrivlinkWithFilters_LeavesOursAlone(t *testing.T) {
 	if err != nil || len(before) != 2 {
 		t.Fatalf("attached are %v: %v", before, err)
 	}
-	opts := g.options()
-	opts.BPFFS = g.BPFFS("other")
-	other, err := Open(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	r, err := other.Apply(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other, r := g.another(s)
 	for _, a := range r.Attachments {
 		if a.Err == nil || !contains(a.Err.Error(), fmt.Sprintf("taken by %q", programTC+" "+g.bpffs)) {
 			t.Errorf("the other one attached %s: %v", a.Attachment.Interface, a.Err)
 		}
 	}
-	if err := errors.Join(other.Close(), Down(t.Context(), opts)); err != nil {
+	if err := errors.Join(other.Close(), Down(t.Context(), other.opts)); err != nil {
 		t.Fatal(err)
 	}
 	after, err := g.d.att.attached(g.d.devices)
@@ -266,17 +273,7 @@ func TestOpen_AnotherPrivlinkOnTheInterface_IsNamed(t *testing.T) {
 	g, _, _, s := newPair(t)
 	g.open()
 	g.apply(s)
-	opts := g.options()
-	opts.BPFFS = g.BPFFS("other")
-	other, err := Open(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	r, err := other.Apply(t.Context(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other, r := g.another(s)
 	names := func(d *Dataplane) []string {
 		return []string{fmt.Sprintf("%s %s#%d", hookTCX, programTC, programID(d.k.tc))}
 	}
